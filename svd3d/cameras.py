@@ -1,0 +1,230 @@
+"""Cameras and orbits. Frames and units, said once for the whole project.
+
+- World: right-handed, **+Z up**. The object's bounding box is centred on the origin and its longest
+  side is 1.
+- Camera: OpenGL, +X right, +Y up, looking along -Z. Matrices are `camera_to_world`.
+- Pixels: x right, y down, the centre of pixel (0, 0) is at (0.5, 0.5). Intrinsics are in pixels.
+- Angles are degrees at every door (`_deg`). Azimuth is counter-clockwise seen from above, from +X;
+  elevation is up from the horizon. The field of view is vertical.
+- Depth is along the optical axis, in world units, positive in front of the camera.
+- An orbit has 21 views by default; view k is at azimuth + 360 k / 21, and view 0 is the condition.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from svd3d.errors import CameraError
+
+DEFAULT_VIEWS = 21
+"""Views of an orbit (SVD paper, appendix D.6)."""
+DEFAULT_FOV_DEG = 33.8
+"""Vertical field of view (SV3D paper, appendix B)."""
+DEFAULT_FILL = 0.9
+"""Part of the half frame that the object reaches in its widest view."""
+
+GLTF_TO_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+"""glTF is +Y up; the world is +Z up: (x, y, z) becomes (x, -z, y). Blender's importer does the same."""
+OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+"""Camera axes: OpenCV looks along +Z with y down."""
+OPENGL_TO_PYTORCH3D = np.diag([-1.0, 1.0, -1.0, 1.0])
+"""Camera axes: PyTorch3D looks along +Z with x left."""
+
+
+@dataclass(frozen=True)
+class Orbit:
+    """Views of a ring of cameras around the origin, as a person asks for them."""
+
+    azimuths_deg: tuple[float, ...]
+    elevations_deg: tuple[float, ...]
+    distance: float
+    """From the origin to every camera, in world units."""
+    fov_deg: float = DEFAULT_FOV_DEG
+
+    def __post_init__(self) -> None:
+        if not self.azimuths_deg or len(self.azimuths_deg) != len(self.elevations_deg):
+            raise CameraError(
+                f"orbit: {len(self.azimuths_deg)} azimuths and {len(self.elevations_deg)} elevations; "
+                "give one of each per view"
+            )
+        for name, angles, limit in (
+            ("azimuth", self.azimuths_deg, math.inf),
+            ("elevation", self.elevations_deg, 90.0),
+        ):
+            for view, angle in enumerate(angles):
+                if not (math.isfinite(angle) and abs(angle) <= limit):
+                    raise CameraError(f"orbit: view {view}: {name} {angle} degrees is not possible")
+        if not (math.isfinite(self.distance) and self.distance > 0):
+            raise CameraError(f"orbit: distance {self.distance} must be above 0")
+        if not 0 < self.fov_deg < 180:
+            raise CameraError(f"orbit: field of view {self.fov_deg} degrees must lie between 0 and 180")
+
+    @classmethod
+    def static(
+        cls,
+        *,
+        num_views: int = DEFAULT_VIEWS,
+        azimuth_deg: float = 0.0,
+        elevation_deg: float = 10.0,
+        distance: float = 2.0,
+        fov_deg: float = DEFAULT_FOV_DEG,
+    ) -> "Orbit":
+        """Evenly spaced views at one elevation (the static orbit of SVD and SV3D)."""
+        azimuths = tuple((azimuth_deg + 360.0 * k / num_views) % 360.0 for k in range(num_views))
+        return cls(azimuths, (elevation_deg,) * num_views, distance, fov_deg)
+
+    @property
+    def num_views(self) -> int:
+        """Number of views."""
+        return len(self.azimuths_deg)
+
+    def rotations(self) -> Float[np.ndarray, "v 3 3"]:
+        """Camera axes in world space, one per column: right, up, back. Defined at the poles too."""
+        azimuth, elevation = np.radians(self.azimuths_deg), np.radians(self.elevations_deg)
+        zero = np.zeros_like(azimuth)
+        right = np.stack([-np.sin(azimuth), np.cos(azimuth), zero], axis=-1)
+        horizontal = np.stack([np.cos(azimuth), np.sin(azimuth), zero], axis=-1)
+        pole = np.array([0.0, 0.0, 1.0])
+        back = np.cos(elevation)[:, None] * horizontal + np.sin(elevation)[:, None] * pole
+        up = np.cos(elevation)[:, None] * pole - np.sin(elevation)[:, None] * horizontal
+        return np.stack([right, up, back], axis=-1)
+
+    def fitted(self, points: Float[np.ndarray, "n 3"], *, fill: float = DEFAULT_FILL) -> "Orbit":
+        """The same orbit at the smallest distance from which no view clips the points.
+
+        The widest view reaches `fill` of the half frame of a square picture; all views share the distance
+        (SV3D paper, appendix B). A point p with camera axes r, u, b lies inside the frame when
+        max(|r.p|, |u.p|) <= fill * tan(fov / 2) * (distance - b.p).
+        """
+        if not 0 < fill <= 1:
+            raise CameraError(f"orbit: fill {fill} must be above 0 and at most 1")
+        if not (len(points) and np.isfinite(points).all()):
+            raise CameraError(f"orbit: cannot fit {len(points)} points; they must be finite and at least one")
+        across = fill * math.tan(math.radians(self.fov_deg) / 2)
+        local = np.einsum("nj,vjk->vnk", points, self.rotations())
+        needed = np.abs(local[..., :2]).max(axis=-1) / across + local[..., 2]
+        return dataclasses.replace(self, distance=float(needed.max()))
+
+    def cameras(self, *, height: int, width: int) -> "Cameras":
+        """The cameras of all views for pictures of `height` by `width` pixels."""
+        rotations = self.rotations()
+        matrices = np.tile(np.eye(4), (self.num_views, 1, 1))
+        matrices[:, :3, :3] = rotations
+        matrices[:, :3, 3] = rotations[:, :, 2] * self.distance
+        focal = height / (2 * math.tan(math.radians(self.fov_deg) / 2))
+        intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        return Cameras(matrices, np.tile(intrinsics, (self.num_views, 1, 1)), height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """A batch of pinhole cameras with one picture size. See the module for frames and units.
+
+    Raises `CameraError`, naming the view, for a matrix that is not a rigid motion or intrinsics without
+    focal length.
+    """
+
+    camera_to_world: Float[np.ndarray, "v 4 4"]
+    intrinsics: Float[np.ndarray, "v 3 3"]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for view, matrix in enumerate(self.camera_to_world):
+            rotation = matrix[:3, :3]
+            if not np.isfinite(matrix).all():
+                raise CameraError(f"view {view}: camera_to_world holds numbers that are not finite")
+            determinant = float(np.linalg.det(rotation))
+            if abs(determinant - 1) > 1e-4 or not np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-4):
+                raise CameraError(
+                    f"view {view}: camera_to_world is not a rotation (determinant {determinant:.3f}); "
+                    "was it written in another convention, or scaled?"
+                )
+            if not np.allclose(matrix[3], [0, 0, 0, 1], atol=1e-8):
+                raise CameraError(f"view {view}: the last row of camera_to_world is {matrix[3]}, not 0 0 0 1")
+        for view, matrix in enumerate(self.intrinsics):
+            if not (np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0):
+                raise CameraError(
+                    f"view {view}: focal lengths {matrix[0, 0]}, {matrix[1, 1]} pixels must be above 0"
+                )
+            if matrix[0, 1] or matrix[1, 0] or not np.array_equal(matrix[2], [0, 0, 1]):
+                raise CameraError(f"view {view}: intrinsics are not of the form fx 0 cx, 0 fy cy, 0 0 1")
+        if self.height < 1 or self.width < 1:
+            raise CameraError(f"cameras: picture size {self.width} x {self.height} must be at least 1 x 1")
+
+    def __len__(self) -> int:
+        return len(self.camera_to_world)
+
+    @property
+    def world_to_camera(self) -> Float[np.ndarray, "v 4 4"]:
+        """Inverse of `camera_to_world`, computed as that of a rigid motion."""
+        rotation = self.camera_to_world[:, :3, :3].transpose(0, 2, 1)
+        matrices = np.tile(np.eye(4), (len(self), 1, 1))
+        matrices[:, :3, :3] = rotation
+        matrices[:, :3, 3] = -np.einsum("vij,vj->vi", rotation, self.camera_to_world[:, :3, 3])
+        return matrices
+
+    @property
+    def positions(self) -> Float[np.ndarray, "v 3"]:
+        """Camera centres in world space."""
+        return self.camera_to_world[:, :3, 3]
+
+    def view(self, index: int | Sequence[int]) -> "Cameras":
+        """The camera or cameras of some views, in the order asked."""
+        chosen = [index] if isinstance(index, int) else list(index)
+        return dataclasses.replace(
+            self, camera_to_world=self.camera_to_world[chosen], intrinsics=self.intrinsics[chosen]
+        )
+
+    def resized(self, *, height: int, width: int) -> "Cameras":
+        """The same cameras for pictures of another size."""
+        scale = np.diag([width / self.width, height / self.height, 1.0])
+        return Cameras(self.camera_to_world, scale @ self.intrinsics, height, width)
+
+    def project(
+        self, points: Float[np.ndarray, "n 3"]
+    ) -> tuple[Float[np.ndarray, "v n 2"], Float[np.ndarray, "v n"]]:
+        """World points to pixel coordinates and depth.
+
+        Points behind a camera have depth below 0; those at depth 0 have no pixel (infinite or NaN).
+        """
+        homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+        local = np.einsum("vij,nj->vni", OPENGL_TO_OPENCV @ self.world_to_camera, homogeneous)[..., :3]
+        depth = local[..., 2]
+        pixels = np.einsum("vij,vnj->vni", self.intrinsics, local)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return pixels[..., :2] / pixels[..., 2:], depth
+
+    def unproject(
+        self, pixels: Float[np.ndarray, "v n 2"], depth: Float[np.ndarray, "v n"]
+    ) -> Float[np.ndarray, "v n 3"]:
+        """Pixel coordinates and depth to world points; the inverse of `project`."""
+        homogeneous = np.concatenate([pixels, np.ones((*pixels.shape[:2], 1))], axis=2)
+        local = np.einsum("vij,vnj->vni", np.linalg.inv(self.intrinsics), homogeneous) * depth[..., None]
+        camera_to_world = self.camera_to_world @ OPENGL_TO_OPENCV
+        return np.einsum("vij,vnj->vni", camera_to_world[:, :3, :3], local) + self.positions[:, None]
+
+    def rays(self) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "v h w 3"]]:
+        """Ray origins and directions through all pixel centres, in world space.
+
+        A direction has length 1 along the optical axis (not unit length), so origin + depth * direction is
+        the point at that depth.
+        """
+        x, y = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
+        pixels = np.tile(np.stack([x, y], axis=-1).reshape(1, -1, 2), (len(self), 1, 1))
+        points = self.unproject(pixels, np.ones(pixels.shape[:2]))
+        directions = points - self.positions[:, None]
+        return self.positions, directions.reshape(len(self), self.height, self.width, 3)
+
+    def opencv_world_to_camera(self) -> Float[np.ndarray, "v 4 4"]:
+        """Extrinsics as OpenCV and COLMAP define them."""
+        return OPENGL_TO_OPENCV @ self.world_to_camera
+
+    def pytorch3d_rotation_translation(self) -> tuple[Float[np.ndarray, "v 3 3"], Float[np.ndarray, "v 3"]]:
+        """`R, T` for `pytorch3d.renderer.PerspectiveCameras`: row vectors, x_camera = x_world R + T."""
+        extrinsics = OPENGL_TO_PYTORCH3D @ self.world_to_camera
+        return extrinsics[:, :3, :3].transpose(0, 2, 1), extrinsics[:, :3, 3]

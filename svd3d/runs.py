@@ -1,0 +1,350 @@
+"""Writing so that an interruption leaves nothing or a whole thing: atomic files, folders, ledgers, manifests.
+
+Done is a file that exists. Every file is written beside its place under a temporary name, flushed to
+disk and renamed; the file that marks an object as done is written last. Running a command again
+therefore resumes it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from svd3d import config as configs
+from svd3d.errors import ConfigError, InputError, OutputError
+
+PACKAGES = ("svd3d", "torch", "diffusers", "transformers", "numpy", "trimesh", "bpy")
+"""Packages whose versions every manifest records when they are installed."""
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file atomically and durably: temporary name, fsync, rename, fsync of the folder.
+
+    Raises `OutputError`, with the former file still in place, when the disk is full or refuses.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = _temporary(path)
+    with _named(path):
+        try:
+            _write(temporary, data)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Write JSON atomically; NaN and infinity are refused, because JSON has neither."""
+    write_file(path, _json(content, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder to fill, renamed to `path` on success (replacing it) and deleted on any error.
+
+    What a killed process of this machine left behind for the same `path` is removed first.
+    """
+    with _named(path):
+        if path.exists() and not path.is_dir():
+            raise OutputError(
+                f"{path}: a file is in the way of this folder; remove it or choose another --out"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        temporary = _temporary(path)
+        temporary.mkdir()
+    try:
+        yield temporary
+        with _named(path):
+            old = temporary.with_suffix(".old")
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden name beside `path` that tells whose it is; short, so that names of 255 bytes work too."""
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return path.with_name(f".{name}.{platform.node()}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete the temporary folders for `path` of processes of this machine that no longer run."""
+    owner = _temporary(path).name.rsplit(".", 2)[0]
+    for left in path.parent.glob(f"{glob.escape(owner)}.*"):
+        process = left.name[len(owner) + 1 :].split("-")[0]
+        if process.isdecimal() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into an `OutputError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = "choose another --out"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space and run the same command again, it resumes"
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error
+
+
+def _json(content: Any, *, indent: int | None = None) -> str:
+    text = json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # file names that are not UTF-8 become \udcXX
+
+
+def output_folder(path: Path) -> Path:
+    """Make the output folder and prove that it can be written, before any work is done.
+
+    Raises `OutputError` when a file is in the way, or the place is read-only or full.
+    """
+    existing = nearest_parent(path)
+    if not existing.is_dir():
+        raise OutputError(f"{path}: {existing} is a file, not a folder; choose another --out")
+    with _named(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = _temporary(path / "probe")
+        try:
+            _write(probe, b"svd3d")
+        finally:
+            probe.unlink(missing_ok=True)
+    return path
+
+
+def input_path(path: Path, *, what: str) -> Path:
+    """The path, if it exists; otherwise an `InputError` that names the nearest folder that does."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the {what}") from error
+        nearest = nearest_parent(path)
+        raise InputError(f"{path}: no such {what}; the nearest folder that exists is {nearest}") from error
+    return path
+
+
+def nearest_parent(path: Path) -> Path:
+    """The deepest existing ancestor of a path, or the path itself."""
+    for candidate in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            if candidate.exists():
+                return candidate
+    return Path(path.anchor)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, or of a folder's files and their relative names (hidden files left out)."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for name in sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file()):
+            if not any(part.startswith(".") for part in name.parts):
+                digest.update(os.fsencode(name) + f"\0{sha256(path / name)}\n".encode())
+        return digest.hexdigest()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one record to a JSON-lines ledger and flush it to disk.
+
+    A torn last line (power cut, full disk) is removed first. Raises `OutputError`, with the ledger as it
+    was, when the disk is full or refuses.
+    """
+    line = (_json(record) + "\n").encode("utf-8")
+    with _named(path), open(path, "a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = _mend(file)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _mend(file: io.FileIO) -> int:
+    """Finish or remove a last line without newline; returns the length of the file."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 1, 0))
+    if file.read(1) in (b"", b"\n"):
+        return end
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+    except ValueError:
+        return file.truncate(start)
+    file.write(b"\n")
+    return end + 1
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a JSON-lines file; a torn last line (power cut) counts as absent.
+
+    Raises `InputError` for a broken line elsewhere.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a JSON-lines file") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = None
+        with contextlib.suppress(ValueError):
+            record = json.loads(line or b"null")
+        if isinstance(record, dict):
+            records.append(record)
+        elif line.strip() and number < len(lines):  # the last line may be torn
+            raise InputError(f"{path}: line {number} is not a record ({line[:60]!r}); remove the line")
+    return records
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one running command; a second one is refused. Released when the process ends."""
+    with contextlib.ExitStack() as stack:
+        with _named(folder):
+            file = stack.enter_context(open(folder / ".lock", "a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                use = f"{folder}: in use by {file.read().strip() or 'another process'}"
+                raise OutputError(f"{use}; wait for it to end or choose another --out") from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        yield
+
+
+def same_settings(folder: Path, config: Any, *, ignore: Iterable[str] = ()) -> None:
+    """Refuse to continue in a folder that was started with other settings.
+
+    Writes `config.yaml` on the first call. `ignore` names fields that may change between calls (paths,
+    workers). Raises `ConfigError` with the differing fields.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        write_file(path, configs.to_yaml(config))
+        return
+    was = configs.plain(configs.build(type(config), configs.read_recipe(type(config), path), where=str(path)))
+    _refuse_changes(folder, was, configs.plain(config), ignore=ignore)
+
+
+def _refuse_changes(folder: Path, was: dict[str, Any], now: dict[str, Any], *, ignore: Iterable[str]) -> None:
+    changed = [key for key in now if key not in set(ignore) and now[key] != was.get(key)]
+    if changed:
+        story = "; ".join(f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in changed)
+        raise ConfigError(f"{folder}: made with other settings ({story}); choose another --out")
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    stage: str,
+    config: Any,
+    inputs: Mapping[str, Path] | None = None,
+    licences: Iterable[str] = (),
+    seconds: Mapping[str, float] | None = None,
+    device: str = "cpu",
+) -> None:
+    """Write `manifest.json`: what made this folder, from which inputs, with which versions.
+
+    `seconds` are wall-clock durations per part of the stage; `device` is the one really used.
+    """
+    write_json(
+        folder / "manifest.json",
+        {
+            "stage": stage,
+            "command": sys.argv,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": configs.plain(config),
+            "inputs": {k: {"path": str(v), "sha256": sha256(v)} for k, v in (inputs or {}).items()},
+            "licences": sorted(set(licences)),
+            "device": device,
+            "seconds": {name: round(value, 3) for name, value in (seconds or {}).items()},
+            "versions": {"python": platform.python_version(), **versions()},
+            "git": git_revision(),
+        },
+    )
+
+
+def already_made(folder: Path, *, config: Any, inputs: Mapping[str, Path]) -> bool:
+    """Whether `folder` was finished by the same settings from the same inputs (its manifest tells).
+
+    Raises `ConfigError` when it was finished with others, rather than overwriting it.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return False
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        found = {**made["config"], **{name: entry["sha256"] for name, entry in made["inputs"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable manifest ({error}); choose another --out") from error
+    wanted = {**configs.plain(config), **{name: sha256(source) for name, source in inputs.items()}}
+    _refuse_changes(folder, found, wanted, ignore=["out"])
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that matter to a result."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the source tree this package runs from, or None when installed without one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

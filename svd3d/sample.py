@@ -1,0 +1,322 @@
+"""The sample folder: the one format that travels between all stages.
+
+    <uid>/images/000.png …      RGBA, 8 bits, straight alpha
+    <uid>/depth/000.png …       optional, 16-bit grey: depth / depth_unit, 0 = nothing there
+    <uid>/transforms.json       cameras in nerfstudio's keys and one block "svd3d"; written last
+
+Rendered objects, generated orbits and re-renders of reconstructions are all samples. nerfstudio reads
+the folder as it is; `orientation_override` keeps it from turning the world.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from svd3d import images as pictures
+from svd3d.cameras import Cameras, Orbit
+from svd3d.errors import CameraError, InputError, SampleError
+from svd3d.runs import input_path, output_folder, write_json
+
+FORMAT = 1
+DEPTH_UNIT = 1e-4
+"""World units per step of a 16-bit depth picture; larger scenes store a larger unit."""
+Origin = Literal["rendered", "generated", "reconstructed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Views of one object with their cameras. `read(write(sample))` gives the same sample."""
+
+    uid: str
+    cameras: Cameras
+    images: UInt8[np.ndarray, "v h w 4"]
+    origin: Origin
+    condition_view: int | None = 0
+    orbit: Orbit | None = None
+    object_to_world: Float[np.ndarray, "4 4"] | None = None
+    """How the stored object was centred and scaled into the world; None when there is no such object."""
+    depth: Float[np.ndarray, "v h w"] | None = None
+    """Along the optical axis in world units; 0 where there is nothing."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth keeping, as JSON: source, licence, light, seed, model."""
+
+    def __post_init__(self) -> None:
+        for fault in self._faults():
+            raise SampleError(f"sample {self.uid}: {fault}")
+
+    def _faults(self) -> Iterator[str]:
+        views, height, width = self.images.shape[:3]
+        length = len(self.uid.encode("utf-8", "surrogatepass"))
+        if not 0 < length <= 200 or self.uid[0] == "." or set(self.uid) & {"/", "\0"}:
+            yield f"uid {self.uid!r} cannot be the name of a folder"
+        if not 0 < views == len(self.cameras):
+            yield f"{views} images and {len(self.cameras)} cameras"
+        if (height, width) != (self.cameras.height, self.cameras.width):
+            expected = f"{self.cameras.width} x {self.cameras.height}"
+            yield f"images are {width} x {height}, the cameras say {expected}"
+        if self.condition_view is not None and not 0 <= self.condition_view < views:
+            yield f"condition_view is {self.condition_view}, expected null or 0 to {views - 1}"
+        if self.depth is not None and self.depth.shape != (views, height, width):
+            yield f"depth has shape {self.depth.shape}, expected {(views, height, width)}"
+        if self.depth is not None and not (np.isfinite(self.depth).all() and self.depth.min() >= 0):
+            yield "depth must be finite and not below 0 (0: nothing there)"
+        if self.orbit is not None and self.orbit.num_views != views:
+            yield f"orbit has {self.orbit.num_views} views, expected {views}"
+        if self.orbit is not None:
+            wanted = self.orbit.cameras(height=height, width=width).camera_to_world
+            off = np.abs(self.cameras.camera_to_world - wanted).max(axis=(1, 2))
+            if off.max() > 1e-3 * max(1.0, self.orbit.distance):
+                yield f"frame {off.argmax()}: transform_matrix and orbit disagree by {off.max():.3g}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def resized(self, size: int) -> "Sample":
+        """The same views at `size` by `size` pixels, without depth."""
+        if self.images.shape[1:3] == (size, size):
+            return dataclasses.replace(self, depth=None)
+        images = np.stack([pictures.resize(image, height=size, width=size) for image in self.images])
+        cameras = self.cameras.resized(height=size, width=size)
+        return dataclasses.replace(self, images=images, cameras=cameras, depth=None)
+
+
+def is_sample(folder: Path) -> bool:
+    """Whether a folder holds a finished sample."""
+    return (folder / "transforms.json").is_file()
+
+
+def find(folder: Path) -> list[Path]:
+    """The sample folders at or directly below `folder`, sorted by name."""
+    if is_sample(input_path(folder, what="sample folder")):
+        return [folder]
+    if not folder.is_dir():
+        raise SampleError(f"{folder}: a file, not a folder; pass a sample folder or a folder of them")
+    children = (child for child in folder.iterdir() if not child.name.startswith("."))  # hidden: unfinished
+    return sorted(child for child in children if is_sample(child))
+
+
+def write(sample: Sample, folder: Path) -> None:
+    """Write a sample into an existing or new folder; `transforms.json` last, so that done means whole."""
+    output_folder(folder / "images")
+    (folder / "transforms.json").unlink(missing_ok=True)
+    frames: list[dict[str, Any]] = []
+    for view, image in enumerate(sample.images):
+        pictures.write_png(folder / f"images/{view:03d}.png", image)
+        matrix = sample.cameras.camera_to_world[view].tolist()
+        frames.append({"file_path": f"images/{view:03d}.png", "transform_matrix": matrix})
+    depth_unit = None
+    if sample.depth is not None:
+        output_folder(folder / "depth")
+        depth_unit = max(DEPTH_UNIT, float(sample.depth.max()) / 65535)
+        for view, depth in enumerate(sample.depth.astype(np.float64)):
+            steps = (depth / depth_unit).round().astype(np.uint16)
+            pictures.write_png(folder / f"depth/{view:03d}.png", steps)
+            frames[view]["depth_file_path"] = f"depth/{view:03d}.png"
+    placement = sample.object_to_world
+    keys = [_intrinsic_keys(matrix) for matrix in sample.cameras.intrinsics]
+    shared = all(each == keys[0] for each in keys)
+    if not shared:
+        for frame, each in zip(frames, keys, strict=True):
+            frame.update(each)
+    write_json(
+        folder / "transforms.json",
+        {
+            "camera_model": "OPENCV",
+            "orientation_override": "none",
+            "w": sample.cameras.width,
+            "h": sample.cameras.height,
+            **(keys[0] if shared else {}),
+            "svd3d": {
+                "format": FORMAT,
+                "uid": sample.uid,
+                "origin": sample.origin,
+                "condition_view": sample.condition_view,
+                "orbit": dataclasses.asdict(sample.orbit) if sample.orbit else None,
+                "object_to_world": None if placement is None else placement.tolist(),
+                "depth_unit": depth_unit,
+                "about": sample.about,
+            },
+            "frames": frames,
+        },
+    )
+
+
+def read(folder: Path) -> Sample:
+    """Read a sample folder and check every promise of the format.
+
+    Raises `SampleError` that names the file, the frame and the fact that is broken.
+    """
+    path = folder / "transforms.json"
+    if not path.is_file():
+        reason = "no such folder"
+        if folder.exists():
+            reason = "holds no transforms.json, so it is not a finished sample"
+        raise SampleError(f"{folder}: {reason}; make one with: svd3d render")
+    content = _json(path)
+    block = _get(content, "svd3d", dict, where=str(path))
+    if block.get("format") != FORMAT:
+        found = f"format is {block.get('format')!r}, this version reads {FORMAT}"
+        raise SampleError(f"{path}: {found}; make the sample again")
+    frames = _get(content, "frames", list, where=str(path))
+    if not frames:
+        raise SampleError(f"{path}: frames is empty; make the sample again with: svd3d render")
+    named = [(f"{path}: frame {i}", frame) for i, frame in enumerate(frames)]
+    for where, frame in named:
+        _dict(frame, where=where)
+    shape = (_get(content, "h", int, where=str(path)), _get(content, "w", int, where=str(path)))
+    fields = {
+        "uid": _get(block, "uid", str, where=str(path)),
+        "origin": _get(block, "origin", str, where=str(path)),
+        "condition_view": _optional(block, "condition_view", int, where=str(path)),
+        "about": _optional(block, "about", dict, where=str(path)) or {},
+        "orbit": _orbit(_optional(block, "orbit", dict, where=str(path)), where=str(path)),
+        "object_to_world": None,
+    }
+    if fields["origin"] not in get_args(Origin):
+        expected = ", ".join(get_args(Origin))
+        raise SampleError(f"{path}: origin is {_short(fields['origin'])}, expected one of {expected}")
+    if block.get("object_to_world") is not None:
+        fields["object_to_world"] = _matrix(block, "object_to_world", where=str(path))
+    matrices = np.stack([_matrix(frame, "transform_matrix", where=where) for where, frame in named])
+    intrinsics = np.stack([_intrinsics({**content, **frame}, where=where) for where, frame in named])
+    images = np.stack([_image(folder, frame, shape, where=where) for where, frame in named])
+    depth = _depth(folder, named, shape, block.get("depth_unit"), where=str(path))
+    try:
+        return Sample(cameras=Cameras(matrices, intrinsics, *shape), images=images, depth=depth, **fields)
+    except (CameraError, SampleError) as error:
+        raise SampleError(f"{path}: {error}") from error
+
+
+def _intrinsic_keys(matrix: np.ndarray) -> dict[str, float]:
+    values = {"fl_x": matrix[0, 0], "fl_y": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
+    return {key: float(value) for key, value in values.items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SampleError(f"{path}: not readable JSON ({error}); make the sample again") from error
+    return _dict(content, where=str(path))
+
+
+def _dict(content: Any, *, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise SampleError(f"{where}: expected keys and values, got {_short(content)}")
+    return content
+
+
+def _get(content: dict[str, Any], key: str, kind: type, *, where: str) -> Any:
+    value = content.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        expected = {int: "a whole number", str: "text", list: "a list", dict: "keys and values"}[kind]
+        raise SampleError(f"{where}: {key} is {_short(value)}, expected {expected}")
+    return value
+
+
+def _optional(content: dict[str, Any], key: str, kind: type, *, where: str) -> Any:
+    return None if content.get(key) is None else _get(content, key, kind, where=where)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _orbit(block: dict[str, Any] | None, *, where: str) -> Orbit | None:
+    if block is None:
+        return None
+    try:
+        return Orbit(
+            tuple(float(angle) for angle in block["azimuths_deg"]),
+            tuple(float(angle) for angle in block["elevations_deg"]),
+            float(block["distance"]),
+            float(block["fov_deg"]),
+        )
+    except CameraError as error:
+        raise SampleError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SampleError(f"{where}: orbit is {_short(block)}, which is not an orbit") from error
+
+
+def _matrix(content: dict[str, Any], key: str, *, where: str) -> Float[np.ndarray, "4 4"]:
+    value = _get(content, key, list, where=where)
+    try:
+        matrix = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise SampleError(f"{where}: {key} is not a 4 x 4 matrix of finite numbers")
+    return matrix
+
+
+def _intrinsics(content: dict[str, Any], *, where: str) -> Float[np.ndarray, "3 3"]:
+    values = {key: content.get(key) for key in ("fl_x", "fl_y", "cx", "cy")}
+    for key, value in values.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e9:
+            raise SampleError(f"{where}: {key} is {_short(value)}, expected a number of pixels")
+    fl_x, fl_y, cx, cy = (float(value) for value in values.values())  # type: ignore[arg-type]
+    return np.array([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1.0]])
+
+
+def _inside(folder: Path, frame: dict[str, Any], key: str, *, where: str) -> Path:
+    """The path that a frame names, refused when it leaves the sample folder."""
+    name = _get(frame, key, str, where=where)
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a loop of links
+        raise SampleError(f"{where}: {key} {_short(name)} is not a file name ({error})") from error
+    if not inside:
+        raise SampleError(f"{where}: {key} {name!r} points outside the sample folder")
+    return path
+
+
+def _image(
+    folder: Path, frame: dict[str, Any], shape: tuple[int, int], *, where: str
+) -> UInt8[np.ndarray, "h w 4"]:
+    path = _inside(folder, frame, "file_path", where=where)
+    try:
+        image = pictures.read(path)
+    except InputError as error:
+        raise SampleError(f"{where}: file_path: {error}") from error
+    _check_shape(path, image, shape, where=where)
+    return image
+
+
+def _depth(
+    folder: Path, named: list[tuple[str, Any]], shape: tuple[int, int], unit: Any, *, where: str
+) -> Float[np.ndarray, "v h w"] | None:
+    if unit is None:
+        for frame_where, frame in named:
+            if "depth_file_path" in frame:
+                raise SampleError(f"{frame_where}: depth_file_path is given, but depth_unit is missing")
+        return None
+    if not isinstance(unit, (int, float)) or isinstance(unit, bool) or not 0 < unit < 1e9:
+        raise SampleError(f"{where}: depth_unit is {_short(unit)}, expected world units per step, above 0")
+    depth = np.zeros((len(named), *shape), np.float32)
+    for i, (frame_where, frame) in enumerate(named):
+        path = _inside(folder, frame, "depth_file_path", where=frame_where)
+        try:
+            steps = pictures.decode_depth(
+                input_path(path, what="depth picture").read_bytes(), where=str(path)
+            )
+        except (InputError, OSError) as error:
+            raise SampleError(f"{frame_where}: depth_file_path: {error}") from error
+        _check_shape(path, steps, shape, where=frame_where)
+        depth[i] = steps * float(unit)
+    return depth
+
+
+def _check_shape(path: Path, image: np.ndarray, shape: tuple[int, int], *, where: str) -> None:
+    if image.shape[:2] != shape:
+        found, expected = f"{image.shape[1]} x {image.shape[0]}", f"{shape[1]} x {shape[0]}"
+        raise SampleError(
+            f"{where}: {path.parent.name}/{path.name} is {found}, expected {expected}; make it again"
+        )
