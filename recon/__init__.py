@@ -1,0 +1,1 @@
+"""Sample folders to watertight, textured meshes."""

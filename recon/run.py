@@ -1,0 +1,221 @@
+"""The reconstruction stage: sample folders to watertight, textured meshes."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Literal
+
+from recon.config import ReconConfig
+from svd3d import images, runs, sample
+from svd3d.errors import MeshError, OutputError, SampleError, Svd3dError, require
+from svd3d.sample import Sample
+
+for _package in ("trimesh", "scipy", "skimage", "xatlas", "fast_simplification", "embreex"):
+    require(_package, extra="recon", reason="reconstructing a mesh")
+
+from recon import export, fast, hull, texture  # noqa: E402
+from recon.result import Reconstruction, mean_psnr, rendered  # noqa: E402
+
+MAY_CHANGE = ("sample", "out", "views_from")
+"""Settings that may differ when a command is run again; a changed sample is found by its digest."""
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What became of one sample."""
+
+    uid: str
+    folder: Path | None
+    """Holds mesh.glb, recon.json and renders/, unless it failed."""
+    status: Literal["done", "skipped", "failed"]
+    message: str
+    """Why it failed, or what is noteworthy; empty if nothing is."""
+    seconds: float
+    psnr_db: float | None = None
+    """Self-check: mean whole-image PSNR on white of the mesh at the input's cameras."""
+
+
+def count(config: ReconConfig) -> int:
+    """How many samples `run` will report."""
+    return len(sample.find(config.sample))
+
+
+def reconstruct(
+    views: Sample,
+    *,
+    method: Literal["fast"] = "fast",
+    resolution: int = 128,
+    faces: int = 20_000,
+    texture_size: int = 1024,
+) -> Reconstruction:
+    """A textured mesh from the views of one sample, in memory. See `ReconConfig` for the options.
+
+    Raises `MeshError` when silhouettes are empty, missing, or have no common object.
+    """
+    seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(step: str) -> Iterator[None]:
+        start = monotonic()
+        yield
+        seconds[step] = monotonic() - start
+
+    with timed("carve"):
+        carved = fast.carve(images.to_float(views.images[..., 3]), views.cameras, resolution=resolution)
+    with timed("surface"):
+        surface = fast.mesh(carved.volume, faces=faces)
+    with timed("texture"):
+        baked = texture.bake(surface, views.images, views.cameras, size=texture_size)
+    with timed("export"):
+        glb = export.to_glb(baked.mesh)
+        mesh = export.from_glb(glb, where=f"{views.uid}: exported GLB")
+    with timed("check"):
+        renders = rendered(mesh, views, uid=views.uid)
+        alphas = [each.images[..., 3] > 127 for each in (renders, views)]
+    return Reconstruction(
+        uid=views.uid,
+        method=method,
+        mesh=mesh,
+        surface=surface,
+        volume=carved.volume,
+        k=carved.k,
+        agreement=carved.agreement,
+        base=carved.base,
+        seen=baked.seen,
+        glb=glb,
+        renders=renders,
+        silhouette_iou=fast.silhouette_iou(*alphas),
+        psnr_db=mean_psnr(renders.images, views.images),
+        seconds=seconds,
+    )
+
+
+def run(config: ReconConfig) -> Iterator[Reconstructed]:
+    """Reconstruct one sample into OUT, or a folder of samples into OUT/<uid>/; running it again resumes.
+
+    Yields one result per sample. In a folder of samples a bad one is a failed result and the others go on;
+    a single bad sample raises, and leaves no output. What is wrong with the paths is raised here, before
+    any output exists.
+    """
+    folders = sample.find(config.sample)
+    if not folders:
+        raise SampleError(
+            f"{config.sample}: holds no sample (a folder with transforms.json); make one with: svd3d render"
+        )
+    for path in config.views_from:
+        if not sample.find(path):
+            raise SampleError(f"{path}: holds no sample to take cameras from; check --views-from")
+    alone = sample.is_sample(config.sample)
+    if alone:
+        views = sample.read(config.sample)
+        _extra_views(config, views.uid)
+        try:
+            hull.check_silhouettes(images.to_float(views.images[..., 3]))
+        except MeshError as error:
+            raise MeshError(f"{config.sample}: {error}") from error
+    return _run(config, folders, alone=alone)
+
+
+def _run(config: ReconConfig, folders: list[Path], *, alone: bool) -> Iterator[Reconstructed]:
+    existed = runs.nearest_parent(config.out)
+    out = runs.output_folder(config.out)
+    start = monotonic()
+    with runs.lock(out):
+        runs.same_settings(out, config, ignore=MAY_CHANGE)
+        for folder in folders:
+            begin = monotonic()
+            try:
+                done = _one(config, folder, alone=alone)
+            except OutputError:
+                raise
+            except Svd3dError as error:
+                if alone:
+                    if existed != out:
+                        shutil.rmtree(out)
+                    raise
+                yield Reconstructed(folder.name, None, "failed", str(error), monotonic() - begin)
+            else:
+                yield done
+        if not alone:
+            runs.write_manifest(
+                out, stage="reconstruct", config=config, seconds={"reconstruct": monotonic() - start}
+            )
+
+
+def _one(config: ReconConfig, source: Path, *, alone: bool) -> Reconstructed:
+    """Reconstruct one sample folder, or add what its result lacks. `recon.json` is written last."""
+    start = monotonic()
+    views = sample.read(source)
+    folder = config.out if alone else config.out / views.uid
+    digest = runs.sha256(source)
+    extra = _extra_views(config, views.uid)
+    if (folder / "recon.json").exists():
+        psnr_db = _finished(folder, views.uid, digest)
+        missing = {path: like for path, like in extra.items() if not sample.is_sample(folder / path)}
+        if missing:
+            mesh = export.read_glb(folder / "mesh.glb")
+            added = {path: rendered(mesh, like, uid=views.uid) for path, like in missing.items()}
+            _write_renders(folder, added)
+        message = f"added {', '.join(missing)}" if missing else "already reconstructed"
+        return Reconstructed(views.uid, folder, "skipped", message, monotonic() - start, psnr_db)
+
+    try:
+        made = reconstruct(
+            views,
+            method=config.method,
+            resolution=config.resolution,
+            faces=config.faces,
+            texture_size=config.texture_size,
+        )
+    except MeshError as error:
+        raise MeshError(f"{source}: {error}") from error
+    others = {path: rendered(made.mesh, like, uid=views.uid) for path, like in extra.items()}
+    runs.output_folder(folder)
+    runs.write_file(folder / "mesh.glb", made.glb)
+    _write_renders(folder, {"renders": made.renders, **others})
+    licence = views.about.get("licence")
+    runs.write_manifest(
+        folder,
+        stage="reconstruct",
+        config=config,
+        inputs={"sample": source},
+        licences=[licence] if isinstance(licence, str) else [],
+        seconds=made.seconds,
+    )
+    runs.write_json(folder / "recon.json", {**made.report(), "sample_sha256": digest})
+    message = "" if made.k == 1 else f"the silhouettes disagree; carved with k = {made.k}"
+    return Reconstructed(views.uid, folder, "done", message, monotonic() - start, made.psnr_db)
+
+
+def _extra_views(config: ReconConfig, uid: str) -> dict[str, Sample]:
+    """The samples of `views_from` that belong to an object, by the name of the folder for their renders."""
+    found = {}
+    for path in config.views_from:
+        folder = path if sample.is_sample(path) else path / uid
+        if not sample.is_sample(folder):
+            raise SampleError(f"{path}: holds no sample {uid} to take cameras from; check --views-from")
+        found[f"renders-{path.resolve().name}"] = sample.read(folder)
+    return found
+
+
+def _finished(folder: Path, uid: str, digest: str) -> float:
+    """Self-check PSNR of a finished folder; refuses one that was made from other views."""
+    path = folder / "recon.json"
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        found, same, psnr_db = made["uid"], made["sample_sha256"] == digest, made["self_check"]["mean_db"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path}: not readable ({error}); delete the folder and run again") from error
+    if found != uid or not same:
+        raise OutputError(f"{folder}: made from other views (of {found}); choose another --out")
+    return float(psnr_db)
+
+
+def _write_renders(folder: Path, renders: dict[str, Sample]) -> None:
+    for name, each in renders.items():
+        with runs.atomic_folder(folder / name) as temporary:
+            sample.write(each, temporary)
