@@ -27,8 +27,6 @@ class ReconConfig:
     """Height and width of the texture in texels."""
     views_from: tuple[Path, ...] = ()
     """Other samples of the same object (or folders of them, by uid) whose cameras are rendered as well."""
-    seed: int = 0
-    """Seed for methods that draw random numbers; `fast` draws none."""
 
     def __post_init__(self) -> None:
         check(

@@ -199,7 +199,7 @@ def _sweep(reached: np.ndarray, mask: np.ndarray) -> None:
             seen[row] |= seen[row - 1] & free[row]
 
 
-def centre(
+def center(
     rgba: UInt8[np.ndarray, "h w 4"], *, size: int, fill: float = 0.9
 ) -> UInt8[np.ndarray, "{size} {size} 4"]:
     """The object centred in a transparent square, its longer side `fill` of the picture.

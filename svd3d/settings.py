@@ -4,6 +4,7 @@
 answer at once.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,15 +23,15 @@ class GenerateConfig:
     """Views around an object from one picture of it, by a Stable-Video-Diffusion multi-view model."""
 
     image: Positional[Path]
-    """A picture with transparency or a plain background, or a sample folder (its condition view and orbit)."""
+    """A picture with transparency or a plain background, or a sample folder (condition view and orbit)."""
     out: Path
     """Folder for the result: OUT/<name>/ is the sample, with contact_sheet.png and orbit.mp4 inside."""
     model: str = "tiny"
     """Hub id or folder of a diffusers pipeline, or `tiny`, the small model that ships with svd3d."""
     elevation_deg: float | None = None
     """Elevation of the camera that took the picture; default: the sample's, or 10 for a plain picture."""
-    num_views: int = 21
-    """Views around the object; view 0 is the picture."""
+    num_views: int | None = None
+    """Views around the object; view 0 is the picture. Default: the sample's, or 21 for a plain picture."""
     size: int | None = None
     """Height and width of the views in pixels; default: the size the model was trained at."""
     steps: int = 25
@@ -47,16 +48,19 @@ class GenerateConfig:
     """Views decoded at once; fewer need less memory."""
 
     def __post_init__(self) -> None:
-        check(self.num_views >= 2, f"num_views must be at least 2; got {self.num_views}")
+        views, size, elevation, chunk = self.num_views, self.size, self.elevation_deg, self.decode_chunk_size
+        check(views is None or views >= 2, f"num_views must be at least 2; got {views}")
+        check(size is None or size >= 16, f"size must be at least 16 pixels; got {size}")
         check(self.steps >= 1, f"steps must be at least 1; got {self.steps}")
+        check(chunk >= 1, f"decode_chunk_size must be at least 1; got {chunk}")
+        check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2^63; got {self.seed}")
         check(
-            self.elevation_deg is None or abs(self.elevation_deg) <= 90,
-            f"elevation_deg must lie between -90 and 90; got {self.elevation_deg}",
+            elevation is None or abs(elevation) <= 90,
+            f"elevation_deg must lie between -90 and 90; got {elevation}",
         )
-        check(
-            self.size is None or (self.size >= 16 and self.size % 8 == 0),
-            f"size must be a multiple of 8 and at least 16; got {self.size}",
-        )
+        for name in ("min_guidance", "max_guidance"):
+            scale = getattr(self, name)
+            check(scale is None or math.isfinite(scale), f"{name} must be a finite number; got {scale}")
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ CASES = {
     "recipe: unknown key": recipe("stpes: 3"),
     "recipe: far from any key": recipe("zzzz: 3"),
     "recipe: wrong type": recipe("steps: many"),
-    "recipe: out of range": recipe("image: a.png\nout: o\nsize: 100"),
+    "recipe: out of range": recipe("image: a.png\nout: o\nsteps: 0"),
     "recipe: missing keys": recipe("steps: 3"),
     "recipe: not YAML": recipe("steps: [3"),
     "recipe: key set twice": recipe("steps: 3\nsteps: 4"),

@@ -296,7 +296,7 @@ def test_an_image_without_object_is_refused(image):
 
 def test_centring_nothing_is_refused():
     with pytest.raises(ImageError, match="no object found"):
-        images.centre(np.zeros((4, 4, 4), np.uint8), size=8)
+        images.center(np.zeros((4, 4, 4), np.uint8), size=8)
 
 
 @given(
@@ -306,7 +306,7 @@ def test_centring_nothing_is_refused():
 def test_centring_fills_the_asked_part_in_the_middle(height, width, top, left, size, fill):
     image = np.zeros((40, 40, 4), np.uint8)
     image[top : top + height, left : left + width] = (10, 200, 30, 255)
-    found = images.centre(image, size=size, fill=fill)
+    found = images.center(image, size=size, fill=fill)
     rows, columns = np.nonzero(found[..., 3] > 127)
     spans = rows.max() + 1 - rows.min(), columns.max() + 1 - columns.min()
     assert max(spans) == round(fill * size)

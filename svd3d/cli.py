@@ -1,0 +1,252 @@
+"""The command line: svd3d <stage> [recipe.yaml] [--field value ...].
+
+A default is overridden by the recipe and the recipe by a flag. Results go to stdout (paths, or one JSON
+object a line with --json), everything else to stderr. `--dry-run` prints the resolved settings and stops.
+Exit codes: 0 all done; 1 done with failures that are listed, or an internal error with its traceback;
+2 the input is wrong, in one line; 130 interrupted.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd3d import config as configs
+from svd3d import console
+from svd3d.errors import ConfigError, Svd3dError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command: its settings (module:class), what it does, and the function that runs it."""
+
+    settings: str
+    summary: str
+    run: Callable[[Any, "Output"], int]
+
+
+class Output:
+    """Where results go: one path a line, or one JSON object a line with --json."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def result(self, path: Path | None, **facts: Any) -> None:
+        """One result; without --json only its path is printed."""
+        if self.as_json:
+            named = {"path": None if path is None else str(path), **facts}
+            console.result(json.dumps(named, default=str, ensure_ascii=False))
+        elif path is not None:
+            console.result(str(path))
+
+
+def _each_object(label: str, results: Iterable[Any], total: int, output: Output) -> int:
+    """Run a stage to its end with a progress bar, tell every failure, and return the exit code."""
+    failures = 0
+    for each in console.progress(
+        results, label=label, total=total, failed=lambda result: result.status == "failed", unit="objects"
+    ):
+        facts = {"uid": each.uid, "status": each.status, "message": each.message, "seconds": each.seconds}
+        output.result(each.folder, **facts)
+        if each.status == "failed":
+            failures += 1
+            console.say(f"failed: {each.uid}: {each.message}")
+    return FAILED if failures else 0
+
+
+def _render(config: Any, output: Output) -> int:
+    from render import run as stage
+
+    code = _each_object("render", stage.run(config), stage.count(config), output)
+    views = shlex.quote(str(config.out))
+    console.say(f"{config.out}: samples. Next: svd3d generate {views}/UID --out generated")
+    return code
+
+
+def _generate(config: Any, output: Output) -> int:
+    from svd3d import generate as stage
+
+    made = stage.run(config)
+    output.result(made.folder, uid=made.uid, seconds=made.seconds)
+    folder = shlex.quote(str(made.folder))
+    console.say(f"{made.folder}: views around the object. Next: svd3d reconstruct {folder} --out recon")
+    return 0
+
+
+def _reconstruct(config: Any, output: Output) -> int:
+    from recon import run as stage
+
+    code = _each_object("reconstruct", stage.run(config), stage.count(config), output)
+    renders = config.out / ("renders" if (config.out / "mesh.glb").exists() else "UID/renders")
+    console.say(
+        f"{config.out}: meshes. Next: svd3d evaluate --pred {shlex.quote(str(renders))} --ref REF --out DIR"
+    )
+    return code
+
+
+def _evaluate(config: Any, output: Output) -> int:
+    from svd3d import evaluate as stage
+
+    report = stage.run(
+        config,
+        watch=lambda pairs, total: console.progress(pairs, label="evaluate", total=total, unit="objects"),
+    )
+    for method, metrics in report.methods.items():
+        console.say(f"{method}: {'  '.join(f'{name} {score.mean:.4g}' for name, score in metrics.items())}")
+    for name, reason in report.not_computed.items():
+        console.say(f"{name}: not computed, because {reason}")
+    output.result(config.out / "report.json", methods=report.to_json()["methods"])
+    console.say(f"{config.out}: report.json, report.md, report.html")
+    return 0
+
+
+def _mesh(config: Any, output: Output) -> int:
+    from svd3d import workflow
+
+    folder = workflow.mesh(config)
+    output.result(folder / "mesh.glb")
+    return 0
+
+
+def _demo(config: Any, output: Output) -> int:
+    from svd3d import workflow
+
+    page = workflow.demo(config)
+    output.result(page)
+    console.say(f"Open {page} in a browser; it works offline.")
+    return 0
+
+
+def _doctor(config: Any, output: Output) -> int:
+    from svd3d import doctor
+
+    checks = doctor.examine(config.out)
+    for check in checks:
+        console.say(f"{'ok     ' if check.ok else 'missing'}  {check.name}: {check.finding}")
+        output.result(None, name=check.name, ok=check.ok, finding=check.finding) if output.as_json else None
+    return 0
+
+
+STAGES: dict[str, Stage] = {
+    "demo": Stage(
+        "svd3d.settings:DemoConfig", "the whole chain on one object, with a page to look at", _demo
+    ),
+    "render": Stage("render.config:RenderConfig", "3-D files to sample folders, by Blender", _render),
+    "generate": Stage("svd3d.settings:GenerateConfig", "one picture to views around the object", _generate),
+    "reconstruct": Stage("recon.config:ReconConfig", "views to a textured mesh", _reconstruct),
+    "mesh": Stage("svd3d.settings:MeshConfig", "one picture to a textured mesh", _mesh),
+    "evaluate": Stage(
+        "svd3d.settings:EvaluateConfig", "scores of views or meshes against references", _evaluate
+    ),
+    "doctor": Stage("svd3d.settings:DoctorConfig", "what is installed and what each stage lacks", _doctor),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `svd3d` and `python -m svd3d`; ends the process with the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _run(arguments)
+    except Svd3dError as error:
+        console.say(f"svd3d: {' '.join(str(error).split())}")
+        code = WRONG_INPUT
+    except KeyboardInterrupt:
+        console.say(f"interrupted; resume with the same command: svd3d {shlex.join(arguments)}")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    flags = {flag for flag in ("--json", "--dry-run") if flag in arguments}
+    rest = [argument for argument in arguments if argument not in flags]
+    if not rest or rest[0] in ("-h", "--help"):
+        console.result(_overview())
+        return 0
+    if rest[0] in ("-V", "--version"):
+        from svd3d import __version__
+
+        console.result(__version__)
+        return 0
+    name, *rest = rest
+    if name not in STAGES:
+        raise ConfigError(f"unknown command {name!r}. {configs.did_you_mean(name, list(STAGES))}")
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they load; they greet the user otherwise
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    module, _, settings = STAGES[name].settings.partition(":")
+    config = parse(getattr(importlib.import_module(module), settings), rest, prog=f"svd3d {name}")
+    if "--dry-run" in flags:
+        console.result(configs.to_yaml(config).rstrip())
+        return 0
+    return STAGES[name].run(config, Output(as_json="--json" in flags))
+
+
+def parse(settings: type, arguments: list[str], *, prog: str) -> Any:
+    """Settings from a recipe (a first argument that ends in .yaml) and flags.
+
+    Raises `ConfigError` in one line where tyro would print a box; `--help` prints and exits.
+    """
+    import tyro
+
+    recipe: dict[str, Any] = {}
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        recipe = configs.read_recipe(settings, Path(arguments[0]))
+        arguments = arguments[1:]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = tyro.cli(
+                _with_defaults(settings, recipe) if recipe else settings,
+                prog=prog,
+                args=arguments,
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        raise ConfigError(f"{_one_line(complaint.getvalue())} See: {prog} --help") from exit_
+    return settings(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(settings)})
+
+
+def _with_defaults(settings: type, recipe: dict[str, Any]) -> type:
+    """The settings with the recipe's values as defaults, so that flags override them and help shows them."""
+    hints = typing.get_type_hints(settings, include_extras=True)
+    fields = [(name, hints[name], dataclasses.field(default=value)) for name, value in recipe.items()]
+    return dataclasses.make_dataclass(settings.__name__, fields, bases=(settings,), frozen=True, kw_only=True)
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box, as one line."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─┃━]|-{4,}", " ", box)  # colours and borders
+    text = re.sub(r"For full helptext, (run|see).*", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"^(Parsing error|Missing argument|Required options|Unrecognized options) ",
+        "",
+        " ".join(text.split()),
+    )
+    text = text.strip()
+    return text if text.endswith((".", "?")) else text + "."
+
+
+def _overview() -> str:
+    lines = ["usage: svd3d <command> [recipe.yaml] [--field value ...] [--json] [--dry-run]", ""]
+    lines += [f"  {name:<12} {stage.summary}" for name, stage in STAGES.items()]
+    return "\n".join(
+        [*lines, "", "svd3d <command> --help shows its settings. Running a command again resumes it."]
+    )

@@ -1,0 +1,343 @@
+"""`SVDMVPipeline` against stock Stable Video Diffusion, and the promises of its own."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import peft
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from svd3d.cameras import Orbit
+from svd3d.errors import CameraError, CheckpointError, ConfigError
+from svd3d.images import composite, to_uint8
+from svd3d.model import tiny
+from svd3d.model.pipeline import SVDMVPipeline
+
+QUICK = {"num_views": 4, "num_inference_steps": 2}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def generate(pipeline, image, *, seed=0, **settings):
+    return pipeline(image, generator=seeded(seed), **{**QUICK, **settings}).views
+
+
+@pytest.fixture(scope="module")
+def checkpoint(pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "whole"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("max_guidance", [3.0, 1.0])
+def test_with_zero_columns_it_is_the_stock_pipeline(stock, widened, pictures, max_guidance):
+    expected = stock(
+        pictures[0],
+        height=64,
+        width=64,
+        num_frames=4,
+        num_inference_steps=2,
+        max_guidance_scale=max_guidance,
+        decode_chunk_size=3,
+        generator=seeded(),
+        output_type="np",
+    ).frames
+    for elevation in (-5.0, 30.0) if max_guidance > 1 else (10.0,):
+        found = generate(
+            widened,
+            pictures[0],
+            elevation_deg=elevation,
+            guidance="linear",
+            max_guidance_scale=max_guidance,
+            decode_chunk_size=3,
+            keep_input_view=False,
+        )
+        if max_guidance > 1:
+            assert np.array_equal(found, expected)
+        else:  # one row only: see test_conditioning
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_elevation_counts(pipeline, pictures):
+    first = generate(pipeline, pictures[0], elevation_deg=0.0)
+    assert first.dtype == np.float32
+    assert first.shape == (1, 4, 64, 64, 3)
+    assert np.array_equal(first, generate(pipeline, pictures[0], elevation_deg=0.0))
+    assert not np.array_equal(first, generate(pipeline, pictures[0], elevation_deg=0.0, seed=1))
+    assert not np.array_equal(first, generate(pipeline, pictures[0], elevation_deg=30.0))
+
+
+def test_a_batch_of_two_is_two_batches(pipeline, pictures):
+    small = pictures[1].resize((48, 40))
+    both = pipeline(
+        [pictures[0], small],
+        elevation_deg=[0.0, 30.0],
+        generator=[seeded(5), seeded(6)],
+        decode_chunk_size=3,  # would straddle the two objects if they were decoded as one row of views
+        **QUICK,
+    )
+    for index, (picture, elevation, seed) in enumerate([(pictures[0], 0.0, 5), (small, 30.0, 6)]):
+        alone = generate(pipeline, picture, elevation_deg=elevation, seed=seed, decode_chunk_size=3)
+        np.testing.assert_allclose(both.views[index], alone[0], atol=1e-4)
+        assert set(both.orbits[index].elevations_deg) == {elevation}
+
+
+def test_tensors_lists_and_transparent_pictures_agree_with_pictures(pipeline, pictures):
+    rgba = np.random.default_rng(1).integers(256, size=(64, 64, 4), dtype=np.uint8)
+    over_white = to_uint8(composite(rgba))
+    expected = generate(pipeline, Image.fromarray(over_white))
+    assert np.array_equal(generate(pipeline, [Image.fromarray(over_white)]), expected)
+    tensor = torch.from_numpy(over_white).permute(2, 0, 1)[None] / 255
+    untouched = tensor.clone()
+    assert np.array_equal(generate(pipeline, tensor), expected)
+    assert torch.equal(tensor, untouched)
+    assert np.array_equal(generate(pipeline, Image.fromarray(rgba)), expected)
+
+
+def test_the_first_view_is_the_input_and_the_others_do_not_depend_on_that(pipeline, pictures):
+    kept = generate(pipeline, pictures[0])[0]
+    painted = generate(pipeline, pictures[0], keep_input_view=False)[0]
+    np.testing.assert_allclose(kept[0], np.asarray(pictures[0]) / 255, atol=1e-6)
+    assert np.array_equal(kept[1:], painted[1:])
+    assert not np.allclose(painted[0], kept[0], atol=0.05)
+
+
+def test_cameras_are_those_of_the_orbit_asked_for(pipeline, pictures):
+    found = pipeline(
+        pictures[0], elevation_deg=25.0, azimuth_deg=40.0, distance=1.7, height=72, width=72, **QUICK
+    )
+    orbit = Orbit.static(num_views=4, azimuth_deg=40.0, elevation_deg=25.0, distance=1.7)
+    assert found.orbits == [orbit]
+    assert orbit.azimuths_deg == (40.0, 130.0, 220.0, 310.0)
+    assert found.views.shape == (1, 4, 72, 72, 3)
+    expected = orbit.cameras(height=72, width=72)
+    assert np.array_equal(found.cameras.camera_to_world, expected.camera_to_world)
+    assert np.array_equal(found.cameras.intrinsics, expected.intrinsics)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "halves"),
+    [(1.0, 1.0, 1), (1.0, 2.0, 2), (3.0, 1.0, 2), (0.0, 0.0, 2)],  # stock loses guidance that falls to 1
+)
+def test_the_unconditional_half_is_computed_where_guidance_needs_it(pipeline, pictures, low, high, halves):
+    batches = []
+    hook = pipeline.unet.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
+    try:
+        generate(pipeline, pictures[0], guidance="linear", min_guidance_scale=low, max_guidance_scale=high)
+    finally:
+        hook.remove()
+    assert batches == [halves, halves]
+
+
+def test_guidance_of_scale_one_written_out_is_no_guidance(pipeline, pictures):
+    plain = generate(pipeline, pictures[0], max_guidance_scale=1.0)
+    almost = generate(pipeline, pictures[0], max_guidance_scale=1.0 + 1e-6)  # both halves, scale 1
+    np.testing.assert_allclose(almost, plain, atol=1e-4)
+    assert np.abs(generate(pipeline, pictures[0], max_guidance_scale=4.0) - plain).max() > 1e-3
+
+
+def test_the_default_guidance_is_that_of_the_checkpoint(pipeline, pictures):
+    expected = generate(pipeline, pictures[0], max_guidance_scale=2.0)
+    assert np.array_equal(generate(pipeline, pictures[0]), expected)
+
+
+def test_own_noise_and_a_callback_that_replaces_latents(pipeline, pictures):
+    noise = torch.randn(1, 4, 16, 8, 8, generator=seeded(9))
+    seen = []
+
+    def watch(owner, step, time, tensors):
+        seen.append((owner is pipeline, step, time.item(), tensors["latents"].std().item()))
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == 1 else {}
+
+    found = generate(pipeline, pictures[0], latents=noise, callback_on_step_end=watch, keep_input_view=False)
+    assert [each[:2] for each in seen] == [(True, 0), (True, 1)]
+    assert [each[2] for each in seen] == pipeline.scheduler.timesteps.tolist()
+    blank = pipeline.decode_latents(torch.zeros(1, 4, 16, 8, 8), 4, 4)
+    np.testing.assert_array_equal(found[0], (blank[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1).detach())
+    assert pipeline.num_timesteps == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"height": 60}, ConfigError, "size 64 x 60: must be a multiple of 8"),
+        ({"width": 65}, ConfigError, "size 65 x 64: must be a multiple of 8"),
+        ({"num_views": 0}, ConfigError, "num_views is 0"),
+        ({"num_inference_steps": 0}, ConfigError, "steps is 0"),
+        ({"decode_chunk_size": 0}, ConfigError, "decode_chunk_size is 0"),
+        ({"elevation_deg": [1.0, 2.0]}, ConfigError, "give one, or one for each of 1 images"),
+        ({"elevation_deg": 120.0}, CameraError, "elevation 120.0 degrees is not possible"),
+        ({"distance": 0.0}, CameraError, "distance 0.0 must be above 0"),
+        ({"generator": [seeded(), seeded()]}, ConfigError, "2 generators for 1 images"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(pipeline, pictures, monkeypatch, settings, error, message):
+    monkeypatch.setattr(pipeline.image_encoder, "forward", lambda *_, **__: pytest.fail("work was done"))
+    with pytest.raises(error, match=message):
+        pipeline(pictures[0], **{**QUICK, **settings})
+
+
+def test_no_picture_is_refused(pipeline):
+    with pytest.raises(ConfigError, match="empty list"):
+        pipeline([], **QUICK)
+    with pytest.raises(ConfigError, match=r"shape \(3, 64, 64\)"):
+        pipeline(torch.zeros(3, 64, 64), **QUICK)
+
+
+def test_a_checkpoint_survives_the_disk(pipeline, checkpoint, pictures):
+    suffixes = {path.suffix for path in checkpoint.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors"}
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    assert index["max_guidance_scale"] == 2.0
+    assert index["_class_name"] == "SVDMVPipeline"
+    again = SVDMVPipeline.load(str(checkpoint))
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(generate(again, pictures[0]), generate(pipeline, pictures[0]))
+
+
+def test_a_stock_checkpoint_loads_and_is_widened(stock, widened, tmp_path):
+    stock.save_pretrained(tmp_path)
+    loaded = SVDMVPipeline.load(str(tmp_path))
+    assert loaded.config["max_guidance_scale"] == 2.5
+    for name, weight in widened.unet.state_dict().items():
+        assert torch.equal(loaded.unet.state_dict()[name], weight)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    """A checkpoint stored in float16, and its pipeline."""
+    pipeline = SVDMVPipeline(**tiny.components(seed=1)).to(dtype=torch.float16)
+    pipeline.set_progress_bar_config(disable=True)
+    folder = tmp_path_factory.mktemp("halved")
+    pipeline.save_pretrained(folder)
+    return folder, pipeline
+
+
+def test_float16_on_disk_is_float32_in_memory(halved):
+    folder, stored = halved
+    assert {w.dtype for w in load_file(folder / "unet" / WEIGHTS).values()} == {torch.float16}
+    loaded = SVDMVPipeline.load(str(folder))
+    for name in ("vae", "image_encoder", "unet"):
+        wide, narrow = (each.components[name].state_dict() for each in (loaded, stored))
+        floats = [key for key, value in wide.items() if value.is_floating_point()]
+        assert floats
+        assert all(wide[key].dtype == torch.float32 for key in floats)
+        assert all(torch.equal(wide[key], narrow[key].float()) for key in floats)
+
+
+def test_float16_runs_with_an_autoencoder_that_must_encode_in_float32(halved, pipeline, pictures):
+    assert halved[1].vae.config.force_upcast
+    found = generate(halved[1], pictures[0], max_guidance_scale=2.0)
+    assert halved[1].vae.dtype == torch.float16
+    np.testing.assert_allclose(found, generate(pipeline, pictures[0]), atol=0.02)
+
+
+def drop_a_weight(folder, name):
+    path = next((folder / name).glob("*.safetensors"))
+    weights = load_file(path)
+    weights.pop(sorted(weights)[0])
+    path.unlink()
+    save_file(weights, path, {"format": "pt"})
+
+
+def to_pickle(folder, name):
+    path = next((folder / name).glob("*.safetensors"))
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+
+
+def rewrite(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "model_index.json").unlink(), "holds no model_index.json"),
+        (lambda f: (f / "unet" / WEIGHTS).unlink(), f"no file named {WEIGHTS}"),
+        (lambda f: shutil.rmtree(f / "vae"), "config.json"),
+        (lambda f: to_pickle(f, "unet"), f"no file named {WEIGHTS}"),
+        (lambda f: to_pickle(f, "image_encoder"), "no file named model.safetensors"),
+        (lambda f: drop_a_weight(f, "unet"), "unet: 1 weights are not in its file, such as add_embedding"),
+        (lambda f: drop_a_weight(f, "image_encoder"), "image_encoder: 1 weights are not in its file"),
+        (lambda f: drop_a_weight(f, "vae"), "vae: 1 weights are not in its file"),
+        (lambda f: rewrite(f / "unet" / WEIGHTS, b"version https://git-lfs"), "git-lfs"),
+        (lambda f: rewrite(f / "image_encoder/model.safetensors", bytes(100)), "cannot be loaded"),
+        (lambda f: rewrite(f / "vae/config.json", b"{"), "not a valid JSON"),
+        (lambda f: rewrite(f / "model_index.json", b"{"), "not a valid JSON"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of foreign loaders, about what we refuse anyway
+def test_a_broken_checkpoint_is_refused_in_one_line(checkpoint, tmp_path, break_it, message):
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoint, folder, copy_function=os.link)
+    break_it(folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        SVDMVPipeline.load(str(folder))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "; pass " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["no-such-folder", "./no/such", "/no/such", "a/b/c", "~/model", "x" * 999])
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
+    with pytest.raises(CheckpointError, match="no such model folder, and not a hub id"):
+        SVDMVPipeline.load(name)
+
+
+def test_a_unet_of_another_width_is_refused(tmp_path):
+    parts = tiny.components()
+    for name, part in parts.items():
+        part.save_pretrained(tmp_path / name)
+    tiny.unet(time_ids=2).save_pretrained(tmp_path / "unet")
+    index = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "SVDMVPipeline", **index}))
+    with pytest.raises(CheckpointError, match="holds 2 numbers"):
+        SVDMVPipeline.load(str(tmp_path))
+
+
+@pytest.fixture
+def offline_hub(monkeypatch, tmp_path):
+    """A cache of the hub, with the hub out of reach."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_hub_id_out_of_reach_is_refused_in_one_line(offline_hub):
+    with pytest.raises(CheckpointError, match=r"somebody/svd: cannot be loaded .*hub id that can be reached"):
+        SVDMVPipeline.load("somebody/svd")
+
+
+def test_a_hub_id_loads_from_the_cache_when_offline(offline_hub, checkpoint, pipeline):
+    revision = "0" * 40
+    stored = offline_hub / "models--somebody--svd"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs/main").write_text(revision)
+    shutil.copytree(checkpoint, stored / "snapshots" / revision, copy_function=os.link)
+    loaded = SVDMVPipeline.load("somebody/svd")
+    weight = "conv_in.weight"
+    assert torch.equal(loaded.unet.state_dict()[weight], pipeline.unet.state_dict()[weight])
+
+
+def test_lora_on_temporal_attention_changes_views_only_once_trained(pictures):
+    pipeline = SVDMVPipeline(**tiny.components(seed=1))
+    pipeline.set_progress_bar_config(disable=True)
+    before = generate(pipeline, pictures[0])
+    targets = r".*temporal_transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)"
+    peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=targets), pipeline.unet)
+    assert np.array_equal(generate(pipeline, pictures[0]), before)
+    adapters = [p for n, p in pipeline.unet.named_parameters() if "lora_B" in n]
+    assert adapters
+    with torch.no_grad():
+        for parameter in adapters:
+            parameter.normal_(generator=seeded())
+    assert np.abs(generate(pipeline, pictures[0]) - before).max() > 1e-3
