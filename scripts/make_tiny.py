@@ -401,7 +401,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.part == "vae":
-        train_vae(arguments.data, arguments.out, steps=arguments.steps or 3000)
+        train_vae(arguments.data, arguments.out, steps=arguments.steps or 2200)
     elif arguments.part == "unet":
         train_unet(arguments.data, arguments.out, steps=arguments.steps or 4500)
     elif arguments.part == "export":

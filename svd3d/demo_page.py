@@ -1,10 +1,11 @@
 """The page of `svd3d demo`: pictures, films, meshes to turn, scores, timings and commands; no network."""
 
+import functools
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svd3d import console, images, runs, sample
 from svd3d.errors import require
@@ -132,7 +133,16 @@ def _viewer(mesh: Path) -> str:
     """A self-contained page that shows a mesh, by trimesh; GLB is +Y up, as its viewer expects."""
     trimesh = require("trimesh", extra="recon", reason="showing a mesh")
     viewer = require("trimesh.viewer.notebook", extra="recon", reason="showing a mesh")
-    return viewer.scene_to_html(trimesh.load_scene(mesh))
+    scene = trimesh.load_scene(mesh)
+    scene.export = functools.partial(scene.export, tree_postprocessor=_without_lights)
+    return viewer.scene_to_html(scene)
+
+
+def _without_lights(gltf: dict[str, Any]) -> None:
+    """Show colours as they are: the light of the views is in the texture, a lamp would count it twice."""
+    gltf["extensionsUsed"] = [*gltf.get("extensionsUsed", []), "KHR_materials_unlit"]
+    for material in gltf.get("materials", []):
+        material["extensions"] = {**material.get("extensions", {}), "KHR_materials_unlit": {}}
 
 
 def _table(reports: Sequence["MetricReport"]) -> str:

@@ -57,7 +57,9 @@ def test_generated_views_beat_the_input_copied(demo: Path) -> None:
 
 
 def test_the_mesh_of_the_rendered_views_is_the_object(demo: Path) -> None:
-    reports = [json.loads(path.read_text()) for path in sorted(demo.glob("scores/*_mesh-world/*/report.json"))]
+    reports = [
+        json.loads(path.read_text()) for path in sorted(demo.glob("scores/*_mesh-world/*/report.json"))
+    ]
     chamfer = {
         name: each["chamfer"]["mean"] for report in reports for name, each in report["methods"].items()
     }
