@@ -51,10 +51,10 @@ def run(config: GenerateConfig) -> Generated:
     """Generate one orbit into OUT/<name>/. A finished orbit of the same settings is left as it is."""
     started = time.monotonic()
     picture = _read_picture(config)
-    folder = runs.output_folder(config.out) / picture.uid
     inputs = {"image": config.image}
     if weights := model.local_folder(config.model):
         inputs["model"] = weights
+    folder = runs.output_folder(config.out) / picture.uid
     if runs.already_made(folder, config=config, inputs=inputs):
         return Generated(picture.uid, folder, 0.0)
 

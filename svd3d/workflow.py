@@ -59,12 +59,14 @@ def demo(config: DemoConfig) -> Path:
     from render.config import RenderConfig
     from render.run import run as render
     from svd3d import demo_page, evaluate, generate
+    from svd3d.model import local_folder
 
     source = config.object or DEMO_OBJECT
     found, *others = objects.find(source)
     if others:
         raise configs.ConfigError(f"{source}: holds {len(others) + 1} objects; pass the file of one")
     objects.check_header(found.path)
+    local_folder(config.model)
     out = runs.output_folder(config.out)
     orbit = RenderConfig(
         source=found.path,

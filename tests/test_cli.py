@@ -35,6 +35,10 @@ def bad(tmp_path: Path) -> dict[str, Path]:
     files["typo.yaml"] = tmp_path / "typo.yaml"
     files["in_the_way"] = tmp_path / "in_the_way"
     files["in_the_way"].write_text("a file")
+    picture = np.zeros((32, 32, 4), np.uint8)
+    picture[8:24, 8:24] = (200, 30, 30, 255)
+    files["square.png"] = tmp_path / "square.png"
+    Image.fromarray(picture).save(files["square.png"])
     return files
 
 
@@ -53,6 +57,8 @@ def bad(tmp_path: Path) -> dict[str, Path]:
         (["generate", "clear.png", "--out", "OUT", "--steps", "many"], "--steps"),
         (["generate", "clear.png", "--out", "OUT", "--steps", "0"], "steps must be at least 1"),
         (["generate", "clear.png"], "--out"),
+        (["generate", "square.png", "--out", "OUT", "--model", "nowhere"], "no such model folder"),
+        (["demo", "--model", "nowhere", "--out", "OUT"], "no such model folder"),
         (["reconstruct", "missing.glb", "--out", "OUT"], "no such"),
         (["evaluate", "--pred", "missing.glb", "--ref", "clear.png", "--out", "OUT"], "missing.glb"),
         (["evaluate", "--pred", "a", "--ref", "b", "--out", "OUT", "--protocol", "svd"], "svd-mv"),
@@ -78,11 +84,7 @@ def test_a_mistake_is_one_line_and_exit_two_and_leaves_nothing(
 def test_an_output_that_cannot_be_made_is_refused_before_any_work(
     bad: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = np.full((32, 32, 4), 255, np.uint8)
-    picture[..., 3] = 0
-    picture[8:24, 8:24] = (200, 30, 30, 255)
-    Image.fromarray(picture).save(tmp_path / "square.png")
-    assert run("generate", tmp_path / "square.png", "--out", bad["in_the_way"] / "below") == 2
+    assert run("generate", bad["square.png"], "--out", bad["in_the_way"] / "below") == 2
     captured = capsys.readouterr().err
     assert len(captured.splitlines()) == 1
     assert "is a file" in captured

@@ -4,7 +4,6 @@
 # (diffusers exports its names lazily and huggingface_hub those of its HTTP library; pyright sees neither)
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,6 @@ from svd3d.model.conditioning import Guidance
 
 DEFAULT_DISTANCE = 2.0
 """Of generated cameras when nothing else is known: a unit object fills a 33.8 degree frame from there."""
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 NETWORKS = {
     "vae": AutoencoderKLTemporalDecoder,
     "image_encoder": CLIPVisionModelWithProjection,
@@ -87,14 +85,6 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         `CheckpointError` that says what is missing.
         """
         folder = local_folder(model)
-        if folder is None and not HUB_ID.fullmatch(model):
-            raise CheckpointError(
-                f"{model}: no such model folder, and not a hub id like owner/name; check --model"
-            )
-        if folder is not None and not (folder / "model_index.json").is_file():
-            raise CheckpointError(
-                f"{folder}: holds no model_index.json, so not a diffusers pipeline; pass a folder that does"
-            )
         try:
             folder = folder or Path(cls.download(model, use_safetensors=True))
             with _without_loading_bars():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from svd3d.errors import CheckpointError
 from svd3d.model import local_folder, tiny
 from svd3d.model.pipeline import SVDMVPipeline
 
@@ -27,10 +28,14 @@ def test_the_seed_makes_the_weights_and_leaves_the_random_state_alone():
     assert not any(made[0][name].training for name in ("vae", "image_encoder", "unet"))
 
 
-def test_names_of_models():
+def test_names_of_models(tmp_path):
     assert local_folder("stabilityai/stable-video-diffusion-img2vid-xt") is None
-    assert local_folder("x" * 5000) is None
-    assert local_folder(".") is not None
+    with pytest.raises(CheckpointError, match="no such model folder"):
+        local_folder("x" * 5000)
+    with pytest.raises(CheckpointError, match="holds no model_index.json"):
+        local_folder(str(tmp_path))
+    (tmp_path / "model_index.json").touch()
+    assert local_folder(str(tmp_path)) == tmp_path
 
 
 @pytest.fixture(scope="module")
