@@ -32,7 +32,7 @@ def test_names_of_models(tmp_path):
     assert local_folder("stabilityai/stable-video-diffusion-img2vid-xt") is None
     with pytest.raises(CheckpointError, match="no such model folder"):
         local_folder("x" * 5000)
-    with pytest.raises(CheckpointError, match="holds no model_index.json"):
+    with pytest.raises(CheckpointError, match="holds no model_index"):
         local_folder(str(tmp_path))
     (tmp_path / "model_index.json").touch()
     assert local_folder(str(tmp_path)) == tmp_path
