@@ -18,6 +18,8 @@ _UNFAMILIAR = (
     "views are not a fair picture of the method; the mesh beside it is made from the rendered views."
 )
 _FAMILIAR = "The bundled model was trained on toy cars; this one was held out from its training."
+_SRGB_OUTPUT = "renderer.outputEncoding=THREE.sRGBEncoding;"
+"""Without it trimesh's viewer shows linear light as if it were sRGB: dark and oversaturated."""
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
@@ -135,7 +137,9 @@ def _viewer(mesh: Path) -> str:
     viewer = require("trimesh.viewer.notebook", extra="recon", reason="showing a mesh")
     scene = trimesh.load_scene(mesh)
     scene.export = functools.partial(scene.export, tree_postprocessor=_without_lights)
-    return viewer.scene_to_html(scene)
+    page = viewer.scene_to_html(scene)
+    made = "renderer=new THREE.WebGLRenderer({antialias:true});"
+    return page.replace(made, made + _SRGB_OUTPUT)
 
 
 def _without_lights(gltf: dict[str, Any]) -> None:

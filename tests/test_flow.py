@@ -75,6 +75,7 @@ def test_the_page_needs_no_network_and_names_files_that_exist(demo: Path) -> Non
         assert (demo / link).is_file(), link
     for viewer in demo.glob("media/mesh_*.html"):
         assert not re.findall(r'(?:src|href)="https?://', viewer.read_text())
+        assert viewer.read_text().count("renderer.outputEncoding=THREE.sRGBEncoding;") == 1
 
 
 def test_every_command_on_the_page_parses(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
