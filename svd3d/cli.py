@@ -136,7 +136,7 @@ def _doctor(config: Any, output: Output) -> int:
     checks = doctor.examine(config.out)
     for check in checks:
         console.say(f"{'ok     ' if check.ok else 'missing'}  {check.name}: {check.finding}")
-        output.result(None, name=check.name, ok=check.ok, finding=check.finding) if output.as_json else None
+        output.result(None, name=check.name, ok=check.ok, finding=check.finding)
     return 0
 
 

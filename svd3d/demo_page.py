@@ -74,7 +74,7 @@ def write(
     note = f'<p class="note">{_FAMILIAR if familiar else _UNFAMILIAR}</p>' if tiny else ""
     body = [
         f"<h1>{html.escape(name)}: from one object to views, meshes and scores</h1>",
-        f"<p>Made in {total} by the commands at the end of this page.</p>",
+        f"<p>Made in {total} by the commands at the end of this page (0 s: done by an earlier run).</p>",
         note,
         "<h2>Views</h2>",
         '<div class="pair">',

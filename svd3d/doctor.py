@@ -16,7 +16,7 @@ NEEDS = {
     "render": ("bpy",),
     "model": ("torch", "diffusers", "transformers", "safetensors"),
     "recon": ("trimesh", "scipy", "skimage", "xatlas", "fast_simplification", "embreex"),
-    "metrics": ("torchmetrics", "trimesh", "scipy"),
+    "metrics": ("trimesh", "scipy"),
     "video": ("imageio", "imageio_ffmpeg"),
 }
 """Modules that each extra brings and its stage cannot do without."""

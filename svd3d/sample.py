@@ -4,8 +4,8 @@
     <uid>/depth/000.png …       optional, 16-bit grey: depth / depth_unit, 0 = nothing there
     <uid>/transforms.json       cameras in nerfstudio's keys and one block "svd3d"; written last
 
-Rendered objects, generated orbits and re-renders of reconstructions are all samples. nerfstudio reads
-the folder as it is; `orientation_override` keeps it from turning the world.
+Rendered objects, generated orbits and re-renders of reconstructions are all samples. Keys and conventions are
+nerfstudio's; `orientation_override` keeps it from turning the world.
 """
 
 import dataclasses

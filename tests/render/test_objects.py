@@ -87,7 +87,8 @@ def test_other_things_under_the_name_of_a_3d_file(tmp_path, name, data, reason):
 
 @pytest.mark.parametrize("name", ["a.glb", "a.obj", "a.fbx", "a.ply", "a.stl", "a.gltf"])
 def test_noise_under_the_name_of_a_3d_file(tmp_path, name):
-    refused(tmp_path / name, bytes(np.random.default_rng(3).integers(1, 256, 4096, dtype=np.uint8)))
+    noise = bytes(np.random.default_rng(3).integers(1, 256, 4096, dtype=np.uint8))
+    assert name in refused(tmp_path / name, noise)
 
 
 def test_paths_that_are_no_3d_file(tmp_path):
