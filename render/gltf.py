@@ -1,12 +1,13 @@
 """What glTF and GLB files promise in their JSON, checked before Blender sees them.
 
-Checked: magic, lengths, indices, byte ranges, that a node shows a surface, that no node is its own
-ancestor, that nothing outside the folder is asked for, and that the positions in a GLB are finite (Blender
-would silently move the others to 0). Of the binary chunk only the positions are read.
+Checked: magic, lengths, indices, byte ranges, required extensions, that a node shows a surface, that no node
+is its own ancestor, that nothing outside the folder is asked for, and that positions are finite (Blender
+would silently move the others to 0). Of the buffers only positions and the headers of pictures are read.
 """
 
+import base64
+import binascii
 import json
-import mmap
 import struct
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from render.header import Header, megapixels
 from svd3d.errors import ObjectError
 
 MAX_JSON = 256 << 20
@@ -21,42 +23,61 @@ COMPONENT_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 ELEMENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 TRIANGLES = {4: lambda n: n // 3, 5: lambda n: max(n - 2, 0), 6: lambda n: max(n - 2, 0)}
 """Triangles of a primitive with n corners, by its mode: list, strip, fan. Other modes have none."""
-UNREADABLE = {"EXT_meshopt_compression", "KHR_texture_basisu", "MSFT_texture_dds"}
-"""Extensions that Blender's importer does not know; a file that requires one is refused."""
+KNOWN = {
+    *("EXT_mesh_gpu_instancing", "EXT_texture_webp", "KHR_animation_pointer", "KHR_draco_mesh_compression"),
+    *("KHR_lights_punctual", "KHR_mesh_quantization", "KHR_texture_transform", "KHR_materials_anisotropy"),
+    *("KHR_materials_clearcoat", "KHR_materials_emissive_strength", "KHR_materials_ior"),
+    *("KHR_materials_pbrSpecularGlossiness", "KHR_materials_sheen", "KHR_materials_specular"),
+    *("KHR_materials_transmission", "KHR_materials_unlit", "KHR_materials_variants", "KHR_materials_volume"),
+}
+"""Extensions that the importer of Blender 4.5 knows; a file that requires another one is refused."""
 
 
-def check(path: Path) -> int:
-    """Check a .glb or .gltf file and count its triangles.
+def check(path: Path) -> Header:
+    """Check a .glb or .gltf file and read its header.
 
     Raises `ObjectError`, naming the part of the file that is wrong.
     """
-    glb = path.suffix.lower() == ".glb"
-    content, binary_start, binary_bytes = _read_glb(path) if glb else (_read_gltf(path), 0, None)
-    document = _Document(path, content)
-    version = document.get(content.get("asset"), "version", str, where="asset")
+    document = _read(path)
+    version = document.get(document.content.get("asset"), "version", str, where="asset")
     if not version.startswith("2."):
-        document.refuse(f"glTF version {version[:8]} is not 2; convert it")
-    if unreadable := UNREADABLE.intersection(document.strings("extensionsRequired")):
-        document.refuse(f"requires {', '.join(sorted(unreadable))}, which Blender cannot read; convert it")
-    _check_uris(document)
-    _check_buffers(document, binary_bytes)
+        document.refuse(f"glTF version {version[:8]} is not 2; convert it", kind="unsupported")
+    if unknown := set(document.strings("extensionsRequired")) - KNOWN:
+        names = ", ".join(sorted(unknown))
+        document.refuse(f"requires {names:.120}, which Blender cannot read; convert it", kind="unsupported")
+    _check_buffers(document)
     _check_accessors(document)
     _check_nodes(document)
     triangles = _triangles(document)
-    if glb:
-        _check_positions(document, binary_start)
-    return triangles
+    _check_positions(document)
+    return Header(
+        kind=path.suffix[1:].lower(),
+        bytes=path.stat().st_size + sum(file.stat().st_size for file in _files(document)),
+        triangles=triangles,
+        nodes=len(document.items("nodes")),
+        materials=len(document.items("materials")),
+        animations=len(document.items("animations")),
+        textures=len(document.items("images")),
+        texture_mpx=sum(_megapixels(document, number) for number in range(len(document.items("images")))),
+        extensions=tuple(sorted(set(document.strings("extensionsUsed")))),
+    )
+
+
+def files(path: Path) -> set[Path]:
+    """The files beside a .glb or .gltf that its buffers and pictures name, and that are there."""
+    return _files(_read(path))
 
 
 class _Document:
     """The JSON of a glTF file with access that refuses what is missing or of the wrong type."""
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        self.path, self.content = path, content
+    def __init__(self, path: Path, content: dict[str, Any], chunk: np.ndarray | None) -> None:
+        self.path, self.content, self._chunk = path, content, chunk
         self._items: dict[str, list[dict[str, Any]]] = {}
+        self._buffers: dict[int, np.ndarray | None] = {}
 
-    def refuse(self, reason: str) -> NoReturn:
-        raise ObjectError(f"{self.path}: {reason}")
+    def refuse(self, reason: str, *, kind: str = "invalid") -> NoReturn:
+        raise ObjectError(f"{self.path}: {reason}", kind=kind)
 
     def items(self, name: str) -> list[dict[str, Any]]:
         """One of the top-level lists; every member is a JSON object."""
@@ -88,22 +109,75 @@ class _Document:
             self.refuse(f"{where}: {key} is {index}, but there are {len(found)} {into}; the file is broken")
         return found[index]
 
+    def beside(self, name: str, number: int) -> Path | None:
+        """The file that a buffer or picture names; None when its bytes are in this file.
 
-def _read_glb(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The JSON chunk, and where the binary chunk that follows it starts and how many bytes it has."""
+        Addresses, and paths that leave the object's folder, are refused.
+        """
+        item, where = self.items(name)[number], f"{name}[{number}]"
+        uri = self.get(item, "uri", str, where=where, default="data:")
+        if uri.startswith("data:"):
+            return None
+        place = _place(self.path.parent, uri)
+        if place is None:
+            self.refuse(f"{where} points outside its folder ({uri[:60]!r}), which is refused", kind="outside")
+        return place
+
+    def buffer(self, number: int) -> np.ndarray | None:
+        """The bytes of a buffer, uint8, mapped into memory; None for one that an extension would fill."""
+        if number not in self._buffers:
+            self._buffers[number] = self._open(number)
+        return self._buffers[number]
+
+    def _open(self, number: int) -> np.ndarray | None:
+        where, place = f"buffers[{number}]", self.beside("buffers", number)
+        if place is None and "uri" in self.items("buffers")[number]:
+            return self.embedded(self.items("buffers")[number]["uri"], where=where)
+        if place is None:
+            return self._chunk if number == 0 else None
+        if not place.is_file():
+            self.refuse(f"{where}: the file {place.name[:60]!r} is missing; put it beside the object")
+        return _mapped(place, start=0, length=place.stat().st_size)
+
+    def embedded(self, uri: str, *, where: str) -> np.ndarray:
+        """The bytes of a data URI, uint8."""
+        kind, comma, data = uri.partition(",")
+        if not comma or not kind.endswith(";base64"):
+            self.refuse(f"{where}: a data URI that is not base64; the file is broken, download it again")
+        try:
+            return np.frombuffer(base64.b64decode(data), np.uint8)
+        except (binascii.Error, ValueError) as error:
+            self.refuse(f"{where}: its base64 cannot be read ({error}); download it again")
+
+
+def _read(path: Path) -> _Document:
+    if path.suffix.lower() == ".glb":
+        return _read_glb(path)
+    if path.stat().st_size > MAX_JSON:
+        raise ObjectError(
+            f"{path}: more than {MAX_JSON >> 20} MB of JSON; convert it to GLB", kind="too_large"
+        )
+    return _Document(path, _parse(path, path.read_bytes()), None)
+
+
+def _read_glb(path: Path) -> _Document:
     size = path.stat().st_size
     with open(path, "rb") as file:
         header = file.read(20)
         if header[:4] != b"glTF":
-            raise ObjectError(f"{path}: not a GLB file (it starts with {header[:12]!r}); download it again")
+            raise ObjectError(
+                f"{path}: not a GLB file (it starts with {header[:12]!r}); download it again",
+                kind="unknown_format",
+            )
         if len(header) < 20:
-            raise ObjectError(f"{path}: truncated after {size} bytes; download it again")
+            raise ObjectError(f"{path}: truncated after {size} bytes; download it again", kind="bad_download")
         version, length, json_bytes, json_kind = struct.unpack("<II I4s", header[4:])
         if version != 2:
-            raise ObjectError(f"{path}: GLB version {version} is not 2; convert it")
-        if length > size or 20 + json_bytes > size:
+            raise ObjectError(f"{path}: GLB version {version} is not 2; convert it", kind="unsupported")
+        if max(length, 20 + json_bytes) > size:
             raise ObjectError(
-                f"{path}: truncated, {size} bytes of {max(length, 20 + json_bytes)}; download it again"
+                f"{path}: truncated, {size} bytes of {max(length, 20 + json_bytes)}; download it again",
+                kind="bad_download",
             )
         if json_kind != b"JSON" or json_bytes > MAX_JSON:
             raise ObjectError(
@@ -111,18 +185,17 @@ def _read_glb(path: Path) -> tuple[dict[str, Any], int, int]:
             )
         content = _parse(path, file.read(json_bytes))
         chunk = file.read(8)
-        binary_bytes = 0
-        if len(chunk) == 8:
-            binary_bytes, binary_kind = struct.unpack("<I4s", chunk)
-            if binary_kind != b"BIN\0" or 28 + json_bytes + binary_bytes > size:
-                raise ObjectError(f"{path}: the binary chunk is broken or cut off; download it again")
-    return content, 28 + json_bytes, binary_bytes
+    binary_bytes, binary_kind = struct.unpack("<I4s", chunk) if len(chunk) == 8 else (0, b"BIN\0")
+    if binary_kind != b"BIN\0" or 20 + json_bytes + len(chunk) + binary_bytes > size:
+        raise ObjectError(
+            f"{path}: the binary chunk is broken or cut off; download it again", kind="bad_download"
+        )
+    return _Document(path, content, _mapped(path, start=28 + json_bytes, length=binary_bytes))
 
 
-def _read_gltf(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_JSON:
-        raise ObjectError(f"{path}: more than {MAX_JSON >> 20} MB of JSON; convert it to GLB")
-    return _parse(path, path.read_bytes())
+def _mapped(path: Path, *, start: int, length: int) -> np.ndarray:
+    """Part of a file as uint8, mapped into memory; nothing is read until it is looked at."""
+    return np.memmap(path, np.uint8, "r", start, (length,)) if length else np.empty(0, np.uint8)
 
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
@@ -140,24 +213,13 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     return content
 
 
-def _check_uris(document: _Document) -> None:
-    """Refuse addresses and paths that leave the object's folder; buffers must exist."""
-    for kind in ("buffers", "images"):
-        for number, item in enumerate(document.items(kind)):
-            if "uri" not in item:
-                continue
-            uri = document.get(item, "uri", str, where=f"{kind}[{number}]")
-            if uri.startswith("data:"):
-                continue
-            place = _place(document.path.parent, uri)
-            if place is None:
-                document.refuse(
-                    f"{kind}[{number}] points outside its folder ({uri[:60]!r}), which is refused"
-                )
-            if kind == "buffers" and not place.is_file():
-                document.refuse(
-                    f"{kind}[{number}]: the file {uri[:60]!r} is missing; put it beside the object"
-                )
+def _files(document: _Document) -> set[Path]:
+    places = {
+        document.beside(name, number)
+        for name in ("buffers", "images")
+        for number in range(len(document.items(name)))
+    }
+    return {place for place in places if place is not None and place.is_file()}
 
 
 def _place(folder: Path, uri: str) -> Path | None:
@@ -166,21 +228,19 @@ def _place(folder: Path, uri: str) -> Path | None:
     parts = name.split("/")
     if ":" in parts[0] or "\0" in name or len(name) > 1000 or max(map(len, parts)) > 100:
         return None
-    place = (folder / name).resolve()
+    try:
+        place = (folder / name).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return None
     return place if place.is_relative_to(folder.resolve()) else None
 
 
-def _check_buffers(document: _Document, binary_bytes: int | None) -> None:
+def _check_buffers(document: _Document) -> None:
     for number, buffer in enumerate(document.items("buffers")):
         where = f"buffers[{number}]"
-        length = document.get(buffer, "byteLength", int, where=where)
-        uri = buffer.get("uri", "data:")
-        place = None if uri.startswith("data:") else _place(document.path.parent, uri)
-        present = (
-            place.stat().st_size if place else binary_bytes if "uri" not in buffer and not number else None
-        )
-        if present is not None and length > present:
-            document.refuse(f"{where}: promises {length} bytes, holds {present}; download it again")
+        length, present = document.get(buffer, "byteLength", int, where=where), document.buffer(number)
+        if present is not None and length > len(present):
+            document.refuse(f"{where}: promises {length} bytes, holds {len(present)}; download it again")
     for number, view in enumerate(document.items("bufferViews")):
         where = f"bufferViews[{number}]"
         buffer = document.index(view, "buffer", "buffers", where=where)
@@ -262,33 +322,44 @@ def _triangles(document: _Document) -> int:
             total += meshes[node["mesh"]]
     if not total:
         document.refuse(
-            "shows no surface (no node with triangles), so nothing can be rendered; pass another object"
+            "shows no surface (no node with triangles), so nothing can be rendered; pass another object",
+            kind="no_mesh",
         )
     return total
 
 
-def _check_positions(document: _Document, binary_start: int) -> None:
-    """Vertices in the binary chunk of a GLB must be finite; compressed or outer ones are left to Blender."""
+def _check_positions(document: _Document) -> None:
+    """Vertices must be finite; compressed ones are left to Blender."""
     used = set()
     for mesh in document.items("meshes"):
         used.update(p["attributes"]["POSITION"] for p in mesh["primitives"] if "POSITION" in p["attributes"])
-    with open(document.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for index in sorted(used):
-            accessor = document.items("accessors")[index]
-            if "bufferView" not in accessor or (accessor["componentType"], accessor["type"]) != (
-                5126,
-                "VEC3",
-            ):
-                continue
-            view = document.items("bufferViews")[accessor["bufferView"]]
-            if view["buffer"] != 0 or "uri" in document.items("buffers")[0] or not accessor["count"]:
-                continue
-            start = binary_start + view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-            strides = (view.get("byteStride", 12) or 12, 4)
-            points = np.ndarray((accessor["count"], 3), "<f4", buffer=data, offset=start, strides=strides)
-            broken = int((~np.isfinite(points).all(axis=1)).sum())
-            del points  # the map cannot be closed while an array looks into it
-            if broken:
-                document.refuse(
-                    f"accessors[{index}]: {broken} positions are not finite numbers; the file is broken"
-                )
+    for index in sorted(used):
+        accessor = document.items("accessors")[index]
+        kind = accessor["componentType"], accessor["type"]
+        if "bufferView" not in accessor or kind != (5126, "VEC3") or not accessor["count"]:
+            continue
+        view = document.items("bufferViews")[accessor["bufferView"]]
+        data = document.buffer(view["buffer"])
+        if data is None:
+            continue
+        start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+        strides = (view.get("byteStride", 12) or 12, 4)
+        points = np.ndarray((accessor["count"], 3), "<f4", buffer=data, offset=start, strides=strides)
+        if broken := int((~np.isfinite(points).all(axis=1)).sum()):
+            document.refuse(
+                f"accessors[{index}]: {broken} positions are not finite numbers; the file is broken"
+            )
+
+
+def _megapixels(document: _Document, number: int) -> float:
+    where, image = f"images[{number}]", document.items("images")[number]
+    picture: Path | bytes = b""
+    if place := document.beside("images", number):
+        picture = place
+    elif "uri" in image:
+        picture = document.embedded(image["uri"], where=where).tobytes()
+    elif "bufferView" in image:
+        view = document.index(image, "bufferView", "bufferViews", where=where)
+        data, start = document.buffer(view["buffer"]), view.get("byteOffset", 0)
+        picture = b"" if data is None else data[start : start + view["byteLength"]].tobytes()
+    return megapixels(picture, where=f"{document.path}: {where}")

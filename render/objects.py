@@ -2,17 +2,23 @@
 
 A source is one file, a folder of files, or an `objects.jsonl` with one object per line:
 `{"uid", "path", "sha256", "licence", "source", …}`; only `path` is needed, relative to the list.
-Whatever else a line holds is kept. The checks read headers only: they cost milliseconds and no memory.
+Whatever else a line holds is kept. The checks decode nothing: they cost milliseconds (a long OBJ is read
+through, at some hundred MB a second) and little memory.
 """
 
 import hashlib
+import json
 import re
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
 from typing import Any
 
-from render import gltf
+from render import formats, gltf, licences
+from render.header import Header
 from svd3d import runs
 from svd3d.errors import ObjectError
 
@@ -34,25 +40,33 @@ GENERIC = {
     "poisson",
 }
 """Names that say nothing about an object; the folder above them does."""
-RESERVED = {"ledger.jsonl", "manifest.json", "config.yaml"}
+RESERVED = re.compile(r"ledger.*\.jsonl|manifest\.json|config\.yaml")
+"""Names of other things in the output folder."""
 UID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_NAME = 80
+MAX_PARTS = {"nodes": 100_000, "materials": 4_000, "animations": 2_000, "textures": 4_000}
+"""Beyond these an object is no object but a world, and its import takes minutes."""
 FOREIGN = (
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"BLENDER", "a .blend file"),
-    (b"PK\x03\x04", "a zip archive; unpack it first"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the real file with: git lfs pull"),
-    (b"<!doctype", "a web page; the download failed"),
-    (b"<html", "a web page; the download failed"),
-    (b"<?xml", "an XML message; the download failed"),
-    (b"<error", "an XML message; the download failed"),
+    (b"\x89PNG", "unknown_format", "a PNG picture"),
+    (b"\xff\xd8\xff", "unknown_format", "a JPEG picture"),
+    (b"BLENDER", "unsupported", "a .blend file, which can run programs and is never opened"),
+    (b"PK\x03\x04", "unknown_format", "a zip archive; unpack it first"),
+    (b"\x1f\x8b", "unknown_format", "a gzip archive; unpack it first"),
+    (
+        b"version https://git-lfs",
+        "bad_download",
+        "a Git LFS pointer; fetch the real file with: git lfs pull",
+    ),
+    (b"<!doctype", "bad_download", "a web page; the download failed"),
+    (b"<html", "bad_download", "a web page; the download failed"),
+    (b"<?xml", "bad_download", "an XML message; the download failed"),
+    (b"<error", "bad_download", "an XML message; the download failed"),
 )
-"""How files begin that are often found under the name of a 3-D file."""
+"""How files begin that are often found under the name of a 3-D file, and the class of the failure."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source3D:
     """One object to render: where its file is, and what is known about it."""
 
@@ -63,7 +77,9 @@ class Source3D:
     """The path as the user would say it: relative to the folder or list that was given."""
     licence: str | None = None
     sha256: str | None = None
-    """Expected digest of the file, if the list names one."""
+    """Expected `digest` of the object in small letters, if the list names one."""
+    duplicate_of: str | None = None
+    """The uid of an earlier object of the list with the same digest: rendering both would waste one."""
     about: dict[str, Any] = field(default_factory=dict)
     """Other keys of the list, kept in the sample."""
 
@@ -88,7 +104,7 @@ def uid_of(path: Path) -> str:
     >>> uid_of(Path("Toy Car.glb")), uid_of(Path("Mug_Red/meshes/model.obj"))
     ('toy_car', 'mug_red')
     """
-    names = [path.stem, *(parent.name for parent in path.parents)]
+    names = [unicodedata.normalize("NFC", part) for part in (path.stem, *(p.name for p in path.parents))]
     name = next((name for name in names if name and name.lower() not in GENERIC), path.stem)
     clean = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-")
     if not clean or len(clean) > MAX_NAME:
@@ -96,19 +112,45 @@ def uid_of(path: Path) -> str:
     return clean
 
 
-def check_header(path: Path, *, max_faces: int | None = None) -> None:
-    """Refuse a file that cannot be, or must not be, opened by Blender.
+def permitted(sources: Iterable[Source3D], allowed: Collection[str]) -> tuple[list[Source3D], list[Source3D]]:
+    """The objects whose licence, however it is spelled, is among `allowed`, and those left out.
 
-    Raises `ObjectError` with one line: missing, empty, something else under the name of a 3-D file,
-    truncated, without surfaces, pointing outside its folder, or above `max_faces` triangles.
+    None allowed means all are. An unknown licence is never permitted.
+    """
+    kept: list[Source3D] = []
+    left_out: list[Source3D] = []
+    for source in sources:
+        (kept if licences.permitted(source.licence, allowed) else left_out).append(source)
+    return kept, left_out
+
+
+def check_header(
+    path: Path,
+    *,
+    max_faces: int | None = None,
+    max_mb: float | None = None,
+    max_texture_mpx: float | None = None,
+) -> Header:
+    """Refuse a file that cannot be, or must not be, opened by Blender, and say what it promises.
+
+    Raises `InputError` for a missing file, and `ObjectError` of these kinds: bad_download (empty, truncated,
+    a web page in its place), unknown_format, unsupported, invalid (broken), outside (names a file outside
+    its folder), no_mesh, too_large (above a limit: megabytes with all files it names, triangles, megapixels
+    of all its textures, a single giant picture, or `MAX_PARTS`).
     """
     if runs.input_path(path, what="3-D file").is_dir():
-        raise ObjectError(f"{path}: a folder, not a 3-D file; pass a file")
+        raise ObjectError(f"{path}: a folder, not a 3-D file; pass a file", kind="unknown_format")
     suffix = path.suffix.lower()
     if suffix == ".blend":
-        raise ObjectError(f"{path}: .blend files can run programs and are never opened; export it as GLB")
+        raise ObjectError(
+            f"{path}: .blend files can run programs and are never opened; export it as GLB",
+            kind="unsupported",
+        )
     if suffix not in SUFFIXES:
-        raise ObjectError(f"{path}: unknown kind {suffix or 'without suffix'!r}; known: {' '.join(SUFFIXES)}")
+        raise ObjectError(
+            f"{path}: unknown kind {suffix or 'without suffix'!r}; known: {' '.join(SUFFIXES)}",
+            kind="unknown_format",
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(1 << 16)
@@ -116,18 +158,40 @@ def check_header(path: Path, *, max_faces: int | None = None) -> None:
     except OSError as error:
         raise ObjectError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not start.strip(b"\0 \r\n\t"):
-        raise ObjectError(f"{path}: the file is {'blank' if start else 'empty'}; download it again")
-    _refuse_foreign(path, start)
-    if suffix in (".glb", ".gltf"):
-        faces = gltf.check(path)
-    else:
-        faces = {".obj": _check_obj, ".ply": _check_ply, ".stl": _check_stl, ".fbx": _check_fbx}[suffix](
-            path, start, size
-        )
-    if max_faces is not None and faces is not None and faces > max_faces:
         raise ObjectError(
-            f"{path}: {faces} triangles are more than max_faces {max_faces}; reduce it or raise the limit"
+            f"{path}: the file is {'blank' if start else 'empty'}; download it again", kind="bad_download"
         )
+    _refuse_foreign(path, start)
+    _refuse_above(path, "megabytes", size / 1e6, max_mb, name="max_mb")
+    if suffix in (".glb", ".gltf"):
+        header = gltf.check(path)
+    else:
+        check = {".obj": formats.check_obj, ".ply": formats.check_ply, ".stl": formats.check_stl}
+        header = check.get(suffix, formats.check_fbx)(path, start)
+    _refuse_above(path, "megabytes", header.bytes / 1e6, max_mb, name="max_mb")
+    _refuse_above(path, "triangles", header.triangles, max_faces, name="max_faces")
+    _refuse_above(path, "texture megapixels", header.texture_mpx, max_texture_mpx, name="max_texture_mpx")
+    for part, most in MAX_PARTS.items():
+        _refuse_above(path, part, getattr(header, part), most)
+    return header
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of all that makes an object: the file and the files beside it that an OBJ or glTF names.
+
+    Equals the digest of the file when it stands alone. Expects a file that `check_header` let pass.
+    """
+    suffix, beside = path.suffix.lower(), set[Path]()
+    if suffix in (".glb", ".gltf"):
+        beside = gltf.files(path)
+    elif suffix == ".obj":
+        beside = formats.obj_files(path)
+    if not beside:
+        return runs.sha256(path)
+    whole = hashlib.sha256(runs.sha256(path).encode())
+    for name, file in sorted((file.relative_to(path.parent.resolve()).as_posix(), file) for file in beside):
+        whole.update(name.encode("utf-8", "surrogateescape") + f"\0{runs.sha256(file)}\n".encode())
+    return whole.hexdigest()
 
 
 def _in_folder(folder: Path) -> list[Source3D]:
@@ -148,31 +212,50 @@ def _in_folder(folder: Path) -> list[Source3D]:
 
 
 def _in_list(path: Path) -> list[Source3D]:
-    found: dict[str, Source3D] = {}
-    for number, line in enumerate(runs.read_lines(path), start=1):
-        where = f"{path}: object {number}"
-        if not isinstance(line, dict) or not isinstance(line.get("path"), str) or not line["path"]:
-            raise ObjectError(f"{where}: has no path; write one JSON object with uid and path per line")
-        file = Path(line["path"])
-        uid = line.get("uid", uid_of(file))
-        if not isinstance(uid, str) or not UID.fullmatch(uid) or uid.lower() in RESERVED:
-            raise ObjectError(f"{where}: uid {uid!r} cannot name a folder; use letters, digits, _ - and .")
-        for key in ("licence", "sha256"):
-            if not isinstance(line.get(key), str | None):
-                raise ObjectError(f"{where}: {key} is {line[key]!r}, expected text")
-        if uid.lower() in found:
-            raise ObjectError(
-                f"{where}: uid {uid!r} is there twice (also {found[uid.lower()].name}); make it unique"
-            )
-        known = ("uid", "path", "licence", "sha256")
-        about = {key: value for key, value in line.items() if key not in known}
-        place = file if file.is_absolute() else path.parent / file
-        found[uid.lower()] = Source3D(
-            uid, place, line["path"], line.get("licence"), line.get("sha256"), about
-        )
+    found: list[Source3D] = []
+    lines: dict[str, int] = {}
+    uids: dict[str, str] = {}
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            source = _from_line(line, folder=path.parent, where=f"{path}: line {number}")
+            first = lines.setdefault(source.uid.lower(), number)
+            if first != number:
+                raise ObjectError(
+                    f"{path}: line {number}: uid {source.uid!r} is there twice (also in line {first}); "
+                    "make it unique"
+                )
+            if source.sha256 is not None and uids.setdefault(source.sha256, source.uid) != source.uid:
+                source = replace(source, duplicate_of=uids[source.sha256])
+            found.append(source)
     if not found:
         raise ObjectError(f"{path}: lists no objects; write one JSON object with uid and path per line")
-    return list(found.values())
+    return found
+
+
+def _from_line(line: bytes, *, folder: Path, where: str) -> Source3D:
+    try:
+        known = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ObjectError(f"{where}: not JSON ({error}); write one JSON object per line") from error
+    if not isinstance(known, dict) or not isinstance(known.get("path"), str) or not known["path"]:
+        raise ObjectError(f"{where}: has no path; write one JSON object with uid and path per line")
+    name, uid = known.pop("path"), known.pop("uid", None)
+    if "\0" in name:
+        raise ObjectError(f"{where}: path {name!r:.80} cannot name a file; write the path of a 3-D file")
+    uid = uid_of(Path(name)) if uid is None else uid
+    if not isinstance(uid, str) or not UID.fullmatch(uid) or RESERVED.fullmatch(uid.lower()):
+        raise ObjectError(f"{where}: uid {uid!r:.80} cannot name a folder; use letters, digits, _ - and .")
+    licence, sha256 = known.pop("licence", None), known.pop("sha256", None)
+    if not isinstance(licence, str | None):
+        raise ObjectError(f"{where}: licence is {licence!r:.80}, expected text")
+    if sha256 is not None and not (isinstance(sha256, str) and SHA256.fullmatch(sha256.lower())):
+        raise ObjectError(f"{where}: sha256 is {sha256!r:.80}, expected 64 hexadecimal digits")
+    about = {intern(key): value for key, value in known.items()}  # a list may have millions of lines
+    return Source3D(
+        uid, folder / name, name, licence and intern(licence), sha256 and sha256.lower(), None, about
+    )
 
 
 def _short_hash(text: str) -> str:
@@ -181,62 +264,24 @@ def _short_hash(text: str) -> str:
 
 def _refuse_foreign(path: Path, start: bytes) -> None:
     text = start[:64].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    for magic, what in FOREIGN:
+    for magic, kind, what in FOREIGN:
         if start.startswith(magic) or text.startswith(magic):
-            raise ObjectError(f"{path}: not a 3-D file but {what}")
+            raise ObjectError(f"{path}: not a 3-D file but {what}", kind=kind)
     if start[0] == 0x80 and len(start) > 1 and start[1] <= 5:
-        raise ObjectError(f"{path}: not a 3-D file but a Python pickle, which is never opened")
+        raise ObjectError(
+            f"{path}: not a 3-D file but a Python pickle, which is never opened", kind="unknown_format"
+        )
 
 
-def _check_obj(path: Path, start: bytes, size: int) -> int | None:
-    """Wavefront OBJ: text with vertices and faces."""
-    if b"\0" in start:
-        raise ObjectError(f"{path}: not a Wavefront OBJ (it is binary); download it again")
-    vertices = False
-    with open(path, "rb") as file:
-        tail = b"\n"
-        while block := file.read(1 << 20):
-            text = tail + block
-            vertices = vertices or re.search(rb"\n[ \t]*v[ \t]", text) is not None
-            if vertices and re.search(rb"\n[ \t]*f[ \t]", text):
-                return None
-            tail = text[-16:]
-    missing = "faces" if vertices else "vertices"
-    raise ObjectError(f"{path}: has no {missing}, so there is no surface to render; pass another object")
-
-
-def _check_ply(path: Path, start: bytes, size: int) -> int | None:
-    """PLY: a text header that counts vertices and faces."""
-    header, end, _ = start.partition(b"end_header")
-    if not header.startswith((b"ply\n", b"ply\r")) or not end:
-        raise ObjectError(f"{path}: not a PLY file (it starts with {start[:12]!r}); download it again")
-    counts = {name: int(n) for name, n in re.findall(rb"element (vertex|face) (\d{1,12})\b", header)}
-    for name in (b"vertex", b"face"):
-        if not counts.get(name):
-            raise ObjectError(
-                f"{path}: has no {name.decode()}, so there is no surface to render; pass another object"
-            )
-    if counts[b"vertex"] + counts[b"face"] > size:
-        raise ObjectError(f"{path}: truncated ({size} bytes for {counts[b'face']} faces); download it again")
-    return counts[b"face"]
-
-
-def _check_stl(path: Path, start: bytes, size: int) -> int | None:
-    """STL: binary with a count that fits the size, or text with facets."""
-    faces = int.from_bytes(start[80:84], "little")
-    if size >= 84 and size == 84 + 50 * faces and faces:
-        return faces
-    if start.lstrip().startswith(b"solid") and b"\0" not in start and b"vertex" in start:
-        return None
+def _refuse_above(
+    path: Path, what: str, value: float | None, limit: float | None, *, name: str | None = None
+) -> None:
+    """Refuse an object with more than `limit` of something; `name` is the setting that could be raised."""
+    if value is None or limit is None or value <= limit:
+        return
+    number = f"{value:.1f}" if isinstance(value, float) else str(value)
+    advice = f"reduce it or raise {name}" if name else "reduce it"
     raise ObjectError(
-        f"{path}: neither text nor binary STL ({size} bytes for {faces} triangles); download it again"
+        f"{path}: {number} {what} are more than {name or 'the limit of'} {limit:.10g}; {advice}",
+        kind="too_large",
     )
-
-
-def _check_fbx(path: Path, start: bytes, size: int) -> int | None:
-    """FBX: only the binary kind can be imported by Blender."""
-    if start.startswith(b"Kaydara FBX Binary  \0"):
-        return None
-    if start.lstrip().startswith(b"; FBX"):
-        raise ObjectError(f"{path}: a text FBX, which Blender cannot read; convert it to binary FBX or GLB")
-    raise ObjectError(f"{path}: not an FBX file (it starts with {start[:12]!r}); download it again")

@@ -1,13 +1,12 @@
-"""What will be rendered, and how: a pure function of the settings and the uid.
+"""What will be rendered, and how: a pure function of the settings, the uid and the names of the lights.
 
 Nothing here reads a clock, a file or a random state, so the same list of objects gives the same cameras
 and the same light on every machine and in every order.
 """
 
 import hashlib
-import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,16 +14,10 @@ from jaxtyping import Float, Int
 from render.config import RenderConfig
 from svd3d.cameras import Cameras, Orbit
 
-SKY_MEAN = 0.7
-"""Radiance of the neutral sky, averaged over all directions."""
-SKY_SLOPE = 0.55
-"""How much brighter the brightest direction of the neutral sky is than its mean."""
-SKY_DIRECTION = (0.35, -0.5, 0.8)
-"""Where the neutral sky is brightest, in the world (+Z up): above, to the right of the camera at -Y."""
 BORDER_PX = 3
 """Pixels around the projected object that are rendered too: the filter reaches 1.5 pixels."""
-CHUNK = 100_000
-"""Points projected at once, to keep memory flat for scans with millions of vertices."""
+CHUNK = 2_000_000
+"""Points times views projected at once, to keep memory flat for scans with millions of vertices."""
 
 
 @dataclass(frozen=True)
@@ -36,36 +29,52 @@ class Plan:
     """Its distance is provisional until `framed`."""
     seed: int
     """Of Blender's noise; view k takes seed + k."""
+    light: str | None
+    """Name of its environment picture; None: the neutral sky."""
     light_turn_deg: float
     """Turn of an environment picture around the vertical axis."""
 
 
-def plan(config: RenderConfig, uid: str) -> Plan:
-    """Draw elevation, light and noise seed of one object from the seed and its uid."""
-    digest = hashlib.sha256(f"{config.seed}:{uid}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-    elevation, turn = generator.uniform(*config.elevation_deg), generator.uniform(0, 360)
-    orbit = Orbit.static(
-        num_views=config.views,
-        azimuth_deg=config.azimuth_deg,
-        elevation_deg=round(float(elevation), 3),
-        fov_deg=config.fov_deg,
-    )
-    return Plan(uid, orbit, int(generator.integers(2**30)), round(float(turn), 3))
+def plan(config: RenderConfig, uid: str, *, lights: Sequence[str]) -> Plan:
+    """Draw orbit, light and noise of one object from the seed, its uid and the names of the lights.
+
+    Another light in the list is drawn by some objects, which then look different; the others keep theirs.
+    Other objects and the order of the lights change nothing, and another orbit does not change the light.
+    """
+    orbit = _orbit(config, np.random.default_rng(_hash(config.seed, uid)))
+    generator = np.random.default_rng(_hash(config.seed, uid, "light and noise"))
+    turn = round(float(generator.uniform(0, 360)), 3)
+    light = max(lights, key=lambda name: _hash(config.seed, uid, name), default=None)
+    return Plan(uid, orbit, int(generator.integers(2**30)), light, turn)
+
+
+def _hash(*parts: object) -> int:
+    """A number of 128 bits, the same on every machine."""
+    text = ":".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(text).digest()[:16], "big")
+
+
+def _orbit(config: RenderConfig, generator: np.random.Generator) -> Orbit:
+    shared = {"num_views": config.views, "azimuth_deg": config.azimuth_deg, "fov_deg": config.fov_deg}
+    if config.orbit == "dynamic":
+        return Orbit.dynamic(generator, elevation_range_deg=config.elevation_deg, **shared)
+    if config.orbit == "random":
+        return Orbit.random(generator, elevation_range_deg=config.elevation_deg, **shared)
+    return Orbit.static(elevation_deg=round(float(generator.uniform(*config.elevation_deg)), 3), **shared)
 
 
 def framed(orbit: Orbit, points: Float[np.ndarray, "n 3"], *, fill: float) -> Orbit:
     """The orbit at the smallest distance that clips no point in any view; exact, in flat memory."""
-    chunks = [points[start : start + CHUNK] for start in range(0, len(points), CHUNK)]
-    return max((orbit.fitted(chunk, fill=fill) for chunk in chunks), key=lambda fitted: fitted.distance)
+    fits = (orbit.fitted(chunk, fill=fill) for chunk in _chunks(points, orbit.num_views))
+    return max(fits, key=lambda fitted: fitted.distance)
 
 
 def borders(cameras: Cameras, points: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "v 4"]:
     """Pixel rectangles (left, top, right, bottom; right and bottom exclusive) that hold the object."""
     low = np.full((len(cameras), 2), np.inf)
     high = -low
-    for start in range(0, len(points), CHUNK):
-        pixels, _ = cameras.project(points[start : start + CHUNK])
+    for chunk in _chunks(points, len(cameras)):
+        pixels, _ = cameras.project(chunk)
         low, high = np.minimum(low, pixels.min(axis=1)), np.maximum(high, pixels.max(axis=1))
     frame = np.array([cameras.width, cameras.height])
     low = np.clip(np.floor(low - BORDER_PX), 0, frame - 1)
@@ -73,12 +82,6 @@ def borders(cameras: Cameras, points: Float[np.ndarray, "n 3"]) -> Int[np.ndarra
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def sky() -> dict[str, Any]:
-    """The neutral sky: radiance L(d) = mean + slope . d for a unit direction d.
-
-    A first-order environment lights a white Lambertian surface of normal n without occlusion with
-    exactly L = mean + 2/3 slope . n (Ramamoorthi and Hanrahan 2001, equations 7 and 8), which a test
-    checks against Blender.
-    """
-    scale = SKY_SLOPE / math.sqrt(sum(part**2 for part in SKY_DIRECTION))
-    return {"kind": "sky", "mean": SKY_MEAN, "slope": [part * scale for part in SKY_DIRECTION]}
+def _chunks(points: Float[np.ndarray, "n 3"], views: int) -> Iterator[Float[np.ndarray, "m 3"]]:
+    size = max(1, CHUNK // views)
+    return (points[start : start + size] for start in range(0, len(points), size))

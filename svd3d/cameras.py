@@ -26,6 +26,14 @@ DEFAULT_FOV_DEG = 33.8
 """Vertical field of view (SV3D paper, appendix B)."""
 DEFAULT_FILL = 0.9
 """Part of the half frame that the object reaches in its widest view."""
+SINUSOIDS = 3
+"""Sinusoids in the elevation of a dynamic orbit (the paper gives no number)."""
+SINUSOID_PERIODS = (1, 5)
+"""Fewest and most whole periods of a sinusoid around the orbit (SV3D paper, appendix B)."""
+SINUSOID_AMPLITUDE_DEG = (0.5, 10.0)
+"""Smallest and largest amplitude of a sinusoid (SV3D paper, appendix B)."""
+AZIMUTH_NOISE = 0.25
+"""Largest noise on the azimuths of a dynamic orbit, in steps between views (the paper says "small")."""
 
 GLTF_TO_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 """glTF is +Y up; the world is +Z up: (x, y, z) becomes (x, -z, y). Blender's importer does the same."""
@@ -77,6 +85,75 @@ class Orbit:
         azimuths = tuple((azimuth_deg + 360.0 * k / num_views) % 360.0 for k in range(num_views))
         return cls(azimuths, (elevation_deg,) * num_views, distance, fov_deg)
 
+    @classmethod
+    def dynamic(
+        cls,
+        generator: np.random.Generator,
+        *,
+        elevation_range_deg: tuple[float, float],
+        num_views: int = DEFAULT_VIEWS,
+        azimuth_deg: float = 0.0,
+        distance: float = 2.0,
+        fov_deg: float = DEFAULT_FOV_DEG,
+    ) -> "Orbit":
+        """Uneven azimuths and smoothly varying elevations that close into a loop (SV3D's dynamic orbit).
+
+        The SV3D paper (section 3, appendix B) states: a static orbit, small noise on its azimuths, and added
+        to its elevation sinusoids of 1 to 5 whole periods, amplitudes of 0.5 to 10 degrees and random phases;
+        the sum is smoothed and clamped at 89 degrees. Our choices: three sinusoids; noise of at most a
+        quarter of a step, so that views keep their order, and none on view 0; instead of smoothing and
+        clamping, the middle elevation is drawn so that the whole curve lies in the range, and a curve that is
+        larger than the range is scaled down.
+        """
+        static = cls.static(num_views=num_views, azimuth_deg=azimuth_deg, distance=distance, fov_deg=fov_deg)
+        low, high = _elevation_range(elevation_range_deg)
+        noise = generator.uniform(-AZIMUTH_NOISE, AZIMUTH_NOISE, num_views) * 360 / num_views
+        noise[0] = 0
+        periods = generator.integers(*SINUSOID_PERIODS, SINUSOIDS, endpoint=True)
+        amplitudes = generator.uniform(*SINUSOID_AMPLITUDE_DEG, SINUSOIDS)
+        turn = generator.uniform(0, 1, SINUSOIDS) + np.arange(num_views)[:, None] / num_views * periods
+        curve = np.sin(2 * np.pi * turn) @ amplitudes
+        curve *= min(1.0, (high - low) / max(np.ptp(curve), 1e-9))
+        middle = generator.uniform(low - curve.min(), max(high - curve.max(), low - curve.min()))
+        azimuths = (np.array(static.azimuths_deg) + noise) % 360
+        elevations = _thousandths(middle + curve, low, high)
+        return dataclasses.replace(static, azimuths_deg=tuple(azimuths.tolist()), elevations_deg=elevations)
+
+    @classmethod
+    def random(
+        cls,
+        generator: np.random.Generator,
+        *,
+        elevation_range_deg: tuple[float, float],
+        num_views: int = DEFAULT_VIEWS,
+        azimuth_deg: float = 0.0,
+        distance: float = 2.0,
+        fov_deg: float = DEFAULT_FOV_DEG,
+    ) -> "Orbit":
+        """Views spread evenly by area over the part of the sphere between two elevations, in no order.
+
+        View 0 is at `azimuth_deg`. Not in the papers: for tests of novel views.
+        """
+        low, high = _elevation_range(elevation_range_deg)
+        azimuths = np.concatenate([[azimuth_deg % 360], generator.uniform(0, 360, num_views)[1:]])
+        lowest, highest = np.sin(np.radians([low, high]))  # area goes with the sine of the elevation
+        heights = generator.uniform(lowest, highest, num_views)
+        elevations = _thousandths(np.degrees(np.arcsin(heights)), low, high)
+        return cls(tuple(azimuths.tolist()), elevations, distance, fov_deg)
+
+    def subsampled(self, *, num_views: int = DEFAULT_VIEWS, start: int = 0) -> "Orbit":
+        """Every k-th view around the circle, from `start`, which becomes view 0.
+
+        SV3D renders 84 views and trains on every 4th from any of them (appendix B). What is left of a static
+        orbit is static. Raises `CameraError` unless `num_views` divides the views there are.
+        """
+        chosen = every(self.num_views, num_views=num_views, start=start)
+        return dataclasses.replace(
+            self,
+            azimuths_deg=tuple(self.azimuths_deg[view] for view in chosen),
+            elevations_deg=tuple(self.elevations_deg[view] for view in chosen),
+        )
+
     @property
     def num_views(self) -> int:
         """Number of views."""
@@ -105,7 +182,7 @@ class Orbit:
         if not (len(points) and np.isfinite(points).all()):
             raise CameraError(f"orbit: cannot fit {len(points)} points; they must be finite and at least one")
         across = fill * math.tan(math.radians(self.fov_deg) / 2)
-        local = np.einsum("nj,vjk->vnk", points, self.rotations())
+        local = points @ self.rotations()
         needed = np.abs(local[..., :2]).max(axis=-1) / across + local[..., 2]
         return dataclasses.replace(self, distance=float(needed.max()))
 
@@ -192,10 +269,10 @@ class Cameras:
 
         Points behind a camera have depth below 0; those at depth 0 have no pixel (infinite or NaN).
         """
-        homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
-        local = np.einsum("vij,nj->vni", OPENGL_TO_OPENCV @ self.world_to_camera, homogeneous)[..., :3]
+        extrinsics = self.opencv_world_to_camera()
+        local = points @ extrinsics[:, :3, :3].transpose(0, 2, 1) + extrinsics[:, None, :3, 3]
         depth = local[..., 2]
-        pixels = np.einsum("vij,vnj->vni", self.intrinsics, local)
+        pixels = local @ self.intrinsics.transpose(0, 2, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return pixels[..., :2] / pixels[..., 2:], depth
 
@@ -228,3 +305,32 @@ class Cameras:
         """`R, T` for `pytorch3d.renderer.PerspectiveCameras`: row vectors, x_camera = x_world R + T."""
         extrinsics = OPENGL_TO_PYTORCH3D @ self.world_to_camera
         return extrinsics[:, :3, :3].transpose(0, 2, 1), extrinsics[:, :3, 3]
+
+
+def every(views: int, *, num_views: int, start: int) -> list[int]:
+    """Indices of `num_views` evenly spaced views out of a ring of `views`, beginning with `start`.
+
+    Raises `CameraError` when they do not come out even.
+
+    >>> every(6, num_views=3, start=5)
+    [5, 1, 3]
+    """
+    if num_views < 1 or views % num_views:
+        raise CameraError(f"orbit: {views} views do not thin out to {num_views}; choose a divisor of {views}")
+    if not 0 <= start < views:
+        raise CameraError(f"orbit: start {start} is not a view; choose one from 0 to {views - 1}")
+    return [(start + view) % views for view in range(0, views, views // num_views)]
+
+
+def _elevation_range(elevations_deg: tuple[float, float]) -> tuple[float, float]:
+    low, high = elevations_deg
+    if not -90 <= low <= high <= 90:
+        raise CameraError(
+            f"orbit: elevations from {low} to {high} degrees; give two from -90 to 90, the lower one first"
+        )
+    return low, high
+
+
+def _thousandths(angles_deg: Float[np.ndarray, "v"], low: float, high: float) -> tuple[float, ...]:
+    """Angles rounded to 0.001 degrees within a range, so that no machine's last bit of a sine matters."""
+    return tuple(angles_deg.round(3).clip(low, high).tolist())

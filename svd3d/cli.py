@@ -53,14 +53,16 @@ class Output:
             console.result(str(path))
 
 
-def _each_object(label: str, results: Iterable[Any], total: int, output: Output) -> int:
+def _each_object(
+    label: str, results: Iterable[Any], total: int, output: Output, *, place: str = "folder"
+) -> int:
     """Run a stage to its end with a progress bar, tell every failure, and return the exit code."""
     failures = 0
     for each in console.progress(
         results, label=label, total=total, failed=lambda result: result.status == "failed", unit="objects"
     ):
         facts = {"uid": each.uid, "status": each.status, "message": each.message, "seconds": each.seconds}
-        output.result(each.folder, **facts)
+        output.result(getattr(each, place), **facts)
         if each.status == "failed":
             failures += 1
             console.say(f"failed: {each.uid}: {each.message}")
@@ -72,7 +74,78 @@ def _render(config: Any, output: Output) -> int:
 
     code = _each_object("render", stage.run(config), stage.count(config), output)
     views = shlex.quote(str(config.out))
+    if code:
+        console.say(f"What failed and why: svd3d render failures {views}; svd3d render why {views} UID")
     console.say(f"{config.out}: samples. Next: svd3d generate {views}/UID --out generated")
+    return code
+
+
+def _render_status(config: Any, output: Output) -> int:
+    from render import ledger
+
+    _table(ledger.status(config.out), output)
+    return 0
+
+
+def _render_failures(config: Any, output: Output) -> int:
+    from render import ledger
+
+    _table(ledger.failures(config.out), output, markdown=config.markdown)
+    return 0
+
+
+def _render_why(config: Any, output: Output) -> int:
+    from render import ledger
+
+    rows = ledger.why(config.out, config.uid)
+    if output.as_json:
+        for row in rows:
+            output.result(None, **dataclasses.asdict(row))
+    else:
+        console.result(ledger.as_story(rows))
+    return 0
+
+
+def _render_retry(config: Any, output: Output) -> int:
+    from render import ledger
+
+    reopened = ledger.retry(config.out, uids=config.uids, kinds=config.kinds)
+    for uid in reopened:
+        output.result(config.out / uid, uid=uid)
+    console.say(
+        f"{len(reopened)} objects are open again. Next: the svd3d render command that made {config.out}"
+    )
+    return 0
+
+
+def _render_select(config: Any, output: Output) -> int:
+    from render import ledger
+    from render import select as stage
+
+    selection = stage.run(config)
+    console.say(ledger.as_text(selection.table()))
+    output.result(config.out, chosen=len(selection.chosen), rejected=len(selection.rejected))
+    return 0
+
+
+def _table(lines: list[Any], output: Output, *, markdown: bool = False) -> None:
+    from render import ledger
+
+    if output.as_json:
+        for line in lines:
+            output.result(None, **dataclasses.asdict(line))
+    else:
+        console.result(ledger.as_markdown(lines) if markdown else ledger.as_text(lines))
+
+
+def _download(config: Any, output: Output) -> int:
+    from render import download as stage
+
+    download = stage.Download(config)
+    code = _each_object("download", download.run(), download.total, output, place="path")
+    console.say(download.summary())
+    listed = shlex.quote(str(config.out / "objects.jsonl"))
+    console.say(f"Next: svd3d render {listed} --out views")
     return code
 
 
@@ -144,7 +217,20 @@ STAGES: dict[str, Stage] = {
     "demo": Stage(
         "svd3d.settings:DemoConfig", "the whole chain on one object, with a page to look at", _demo
     ),
+    "download objaverse": Stage(
+        "render.config:ObjaverseConfig", "3-D objects of Objaverse or Objaverse-XL", _download
+    ),
+    "download gso": Stage("render.config:GsoConfig", "3-D scans of Google Scanned Objects", _download),
     "render": Stage("render.config:RenderConfig", "3-D files to sample folders, by Blender", _render),
+    "render status": Stage(
+        "render.config:LedgerConfig", "how many objects are done, failed, open", _render_status
+    ),
+    "render failures": Stage("render.config:FailuresConfig", "what failed, by class", _render_failures),
+    "render why": Stage("render.config:WhyConfig", "the story of one object", _render_why),
+    "render retry": Stage("render.config:RetryConfig", "let failed objects be tried again", _render_retry),
+    "render select": Stage(
+        "render.config:SelectConfig", "a training list by licence and stored scores", _render_select
+    ),
     "generate": Stage("svd3d.settings:GenerateConfig", "one picture to views around the object", _generate),
     "reconstruct": Stage("recon.config:ReconConfig", "views to a textured mesh", _reconstruct),
     "mesh": Stage("svd3d.settings:MeshConfig", "one picture to a textured mesh", _mesh),
@@ -183,9 +269,7 @@ def _run(arguments: list[str]) -> int:
 
         console.result(__version__)
         return 0
-    name, *rest = rest
-    if name not in STAGES:
-        raise ConfigError(f"unknown command {name!r}. {configs.did_you_mean(name, list(STAGES))}")
+    name, rest = _command(rest)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they load; they greet the user otherwise
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
@@ -195,6 +279,21 @@ def _run(arguments: list[str]) -> int:
         console.result(configs.to_yaml(config).rstrip())
         return 0
     return STAGES[name].run(config, Output(as_json="--json" in flags))
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command that the first one or two words name, and the words that are left."""
+    pair = " ".join(words[:2])
+    if pair in STAGES:
+        return pair, words[2:]
+    if words[0] in STAGES:
+        return words[0], words[1:]
+    below = [name.split()[1] for name in STAGES if name.startswith(f"{words[0]} ")]
+    if below:
+        raise ConfigError(
+            f"svd3d {words[0]} needs one of: {', '.join(below)}; got {' '.join(words[1:2]) or 'nothing'}"
+        )
+    raise ConfigError(f"unknown command {words[0]!r}. {configs.did_you_mean(words[0], list(STAGES))}")
 
 
 def parse(settings: type, arguments: list[str], *, prog: str) -> Any:
@@ -246,7 +345,7 @@ def _one_line(box: str) -> str:
 
 def _overview() -> str:
     lines = ["usage: svd3d <command> [recipe.yaml] [--field value ...] [--json] [--dry-run]", ""]
-    lines += [f"  {name:<12} {stage.summary}" for name, stage in STAGES.items()]
+    lines += [f"  {name:<19} {stage.summary}" for name, stage in STAGES.items()]
     return "\n".join(
         [*lines, "", "svd3d <command> --help shows its settings. Running a command again resumes it."]
     )

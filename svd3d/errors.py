@@ -48,7 +48,11 @@ class SampleError(InputError):
 
 
 class ObjectError(InputError):
-    """A 3-D file is broken, empty or refused."""
+    """A 3-D file is broken, empty or refused. `kind` is the class under which a ledger counts it."""
+
+    def __init__(self, message: str, *, kind: str = "invalid") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class CameraError(Svd3dError):
@@ -64,7 +68,14 @@ class MeshError(Svd3dError):
 
 
 class RenderError(Svd3dError):
-    """Blender failed on an object that looked right; the message carries its last words."""
+    """Blender failed on an object that looked right; the message carries its last words.
+
+    `kind` is the class under which a ledger counts it.
+    """
+
+    def __init__(self, message: str, *, kind: str = "refused") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class DependencyError(Svd3dError):

@@ -50,6 +50,14 @@ def decode(data: bytes, *, where: str) -> UInt8[np.ndarray, "h w 4"]:
     return np.array(_eight_bits(picture).convert("RGBA"))
 
 
+def decode_rgb(data: bytes, *, where: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a picture of three 8-bit channels without conversion; `where` names it in errors."""
+    picture = _open(data, where=where)
+    if picture.mode != "RGB":
+        raise ImageError(f"{where}: a picture of kind {picture.mode}, expected 8-bit RGB; render it again")
+    return np.array(picture)
+
+
 def decode_depth(data: bytes, *, where: str) -> UInt16[np.ndarray, "h w"]:
     """Decode a 16-bit grey picture without scaling; `where` names it in errors."""
     picture = _open(data, where=where)
@@ -90,7 +98,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of an 8-bit image or of a 16-bit grey one (h, w)."""
+    """PNG bytes of an 8-bit image (h, w, 3 or 4) or of a 16-bit grey one (h, w)."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()

@@ -8,13 +8,13 @@ therefore resumes it.
 import contextlib
 import errno
 import fcntl
-import glob
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +29,8 @@ from svd3d.errors import ConfigError, InputError, OutputError
 
 PACKAGES = ("svd3d", "torch", "diffusers", "transformers", "numpy", "trimesh", "bpy")
 """Packages whose versions every manifest records when they are installed."""
+UNFINISHED = ".svd3d.tmp"
+"""Hidden folder beside finished ones, in which new ones are filled."""
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -56,43 +58,104 @@ def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A fresh folder to fill, renamed to `path` on success (replacing it) and deleted on any error.
 
-    What a killed process of this machine left behind for the same `path` is removed first.
+    It is filled in a hidden folder beside `path`, which is there only while somebody writes. What a killed
+    process of this machine left in it for the same `path` is removed first. The parent itself, which may hold
+    millions of folders, is never listed.
     """
     with _named(path):
-        if path.exists() and not path.is_dir():
+        if path.is_file():
             raise OutputError(
                 f"{path}: a file is in the way of this folder; remove it or choose another --out"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        temporary = _temporary(path)
-        temporary.mkdir()
+        _remove_leftovers(path.parent, _key(path))
+        temporary = _unfinished(path)
     try:
         yield temporary
         with _named(path):
-            old = temporary.with_suffix(".old")
-            if path.exists():
-                os.replace(path, old)
-            os.replace(temporary, path)
+            _replace(temporary, path)
             _sync_folder(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_if_empty(temporary.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left unfinished in `folder`; for the start of a stage."""
+    with _named(folder):
+        _remove_leftovers(folder, "[0-9a-f]+")
+    _remove_if_empty(folder / UNFINISHED)
+
+
+def _key(path: Path) -> str:
+    """A short stand-in for the name of `path`, so that names of 255 bytes work too."""
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+
+
+def _mark(path: Path) -> str:
+    """A temporary name for `path` that tells whose it is."""
+    return f"{_key(path)}.{platform.node()}.{os.getpid()}-{threading.get_ident()}"
 
 
 def _temporary(path: Path) -> Path:
-    """A hidden name beside `path` that tells whose it is; short, so that names of 255 bytes work too."""
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    return path.with_name(f".{name}.{platform.node()}.{os.getpid()}-{threading.get_ident()}.tmp")
+    """A hidden file name beside `path`."""
+    return path.with_name(f".{_mark(path)}.tmp")
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Delete the temporary folders for `path` of processes of this machine that no longer run."""
-    owner = _temporary(path).name.rsplit(".", 2)[0]
-    for left in path.parent.glob(f"{glob.escape(owner)}.*"):
-        process = left.name[len(owner) + 1 :].split("-")[0]
-        if process.isdecimal() and not Path(f"/proc/{process}").exists():
-            shutil.rmtree(left, ignore_errors=True)
+def _unfinished(path: Path) -> Path:
+    """A new folder to fill, in the folder for unfinished ones; others may remove that while it is empty."""
+    temporary = path.parent / UNFINISHED / _mark(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            temporary.parent.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            temporary.mkdir()
+            return temporary
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename a folder over another one. Several processes may do so with one `path`; the last one wins.
+
+    That takes two renames when there is one already; who is killed in between leaves none.
+    """
+    old = temporary.with_name(f"{temporary.name}.old")
+    while True:
+        try:
+            os.replace(temporary, path)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path, key: str) -> None:
+    """Delete unfinished folders of processes of this machine that no longer run; `key` is a pattern."""
+    ours = re.compile(rf"{key}\.{re.escape(platform.node())}\.(\d+)-\d+(\.old)?")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(folder / UNFINISHED):
+            found = ours.fullmatch(name)
+            if found and not _runs(int(found[1])):
+                shutil.rmtree(folder / UNFINISHED / name, ignore_errors=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -241,16 +304,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one running command; a second one is refused. Released when the process ends."""
+def lock(folder: Path, *, part: str = "") -> Iterator[None]:
+    """Hold `folder` for one running command; a second one is refused. Released when the process ends.
+
+    Commands that each name another `part` share the folder, but not with one that names none.
+    """
+    with _held(folder / ".lock", shared=bool(part)):
+        if not part:
+            yield
+            return
+        with _held(folder / f".lock-{part}", shared=False):
+            yield
+
+
+@contextlib.contextmanager
+def _held(path: Path, *, shared: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        with _named(folder):
-            file = stack.enter_context(open(folder / ".lock", "a+", encoding="utf-8"))
+        with _named(path.parent):
+            file = stack.enter_context(open(path, "a+", encoding="utf-8"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                use = f"{folder}: in use by {file.read().strip() or 'another process'}"
+                use = f"{path.parent}: in use by {file.read().strip() or 'another process'}"
                 raise OutputError(f"{use}; wait for it to end or choose another --out") from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")

@@ -2,6 +2,7 @@
 
     <uid>/images/000.png …      RGBA, 8 bits, straight alpha
     <uid>/depth/000.png …       optional, 16-bit grey: depth / depth_unit, 0 = nothing there
+    <uid>/normal/000.png …      optional, 8-bit RGB: 127.5 + 127.5 * normal, grey (128) = nothing there
     <uid>/transforms.json       cameras in nerfstudio's keys and one block "svd3d"; written last
 
 Rendered objects, generated orbits and re-renders of reconstructions are all samples. Keys and conventions are
@@ -10,7 +11,7 @@ nerfstudio's; `orientation_override` keeps it from turning the world.
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,13 +20,17 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from svd3d import images as pictures
-from svd3d.cameras import Cameras, Orbit
+from svd3d.cameras import DEFAULT_VIEWS, Cameras, Orbit, every
 from svd3d.errors import CameraError, InputError, SampleError
 from svd3d.runs import input_path, output_folder, write_json
 
 FORMAT = 1
 DEPTH_UNIT = 1e-4
 """World units per step of a 16-bit depth picture; larger scenes store a larger unit."""
+NOTHING = 128
+"""All three channels of a normal picture where there is nothing; no unit vector is stored so."""
+UNIT_TOLERANCE = 0.01
+"""How far the length of a normal may be from 1; storing it in 8 bits moves it by up to 0.007."""
 Origin = Literal["rendered", "generated", "reconstructed"]
 
 
@@ -43,6 +48,8 @@ class Sample:
     """How the stored object was centred and scaled into the world; None when there is no such object."""
     depth: Float[np.ndarray, "v h w"] | None = None
     """Along the optical axis in world units; 0 where there is nothing."""
+    normal: Float[np.ndarray, "v h w 3"] | None = None
+    """Unit normals of the surface in the world, 0 where there is nothing; storing turns one by up to 0.4°."""
     about: dict[str, Any] = field(default_factory=dict)
     """Anything else worth keeping, as JSON: source, licence, light, seed, model."""
 
@@ -66,6 +73,16 @@ class Sample:
             yield f"depth has shape {self.depth.shape}, expected {(views, height, width)}"
         if self.depth is not None and not (np.isfinite(self.depth).all() and self.depth.min() >= 0):
             yield "depth must be finite and not below 0 (0: nothing there)"
+        if self.normal is not None and self.normal.shape != (views, height, width, 3):
+            yield f"normal has shape {self.normal.shape}, expected {(views, height, width, 3)}"
+        elif self.normal is not None:
+            length = np.linalg.norm(self.normal, axis=-1)
+            off = np.where(length == 0, 0, np.abs(length - 1)).max(axis=(1, 2))
+            if not off.max() <= UNIT_TOLERANCE:
+                yield (
+                    f"frame {off.argmax()}: a normal's length is off by {off.max():.3g}, "
+                    "expected 1 (or 0: nothing there)"
+                )
         if self.orbit is not None and self.orbit.num_views != views:
             yield f"orbit has {self.orbit.num_views} views, expected {views}"
         if self.orbit is not None:
@@ -78,12 +95,28 @@ class Sample:
         return len(self.images)
 
     def resized(self, size: int) -> "Sample":
-        """The same views at `size` by `size` pixels, without depth."""
+        """The same views at `size` by `size` pixels, without depth and normals."""
         if self.images.shape[1:3] == (size, size):
-            return dataclasses.replace(self, depth=None)
+            return dataclasses.replace(self, depth=None, normal=None)
         images = np.stack([pictures.resize(image, height=size, width=size) for image in self.images])
         cameras = self.cameras.resized(height=size, width=size)
-        return dataclasses.replace(self, images=images, cameras=cameras, depth=None)
+        return dataclasses.replace(self, images=images, cameras=cameras, depth=None, normal=None)
+
+    def subsampled(self, *, num_views: int = DEFAULT_VIEWS, start: int = 0) -> "Sample":
+        """Every k-th view around the circle, from `start`, which becomes view 0 and the condition view.
+
+        `about` stays as it is. Raises `CameraError` unless `num_views` divides the views there are.
+        """
+        chosen = every(len(self), num_views=num_views, start=start)
+        return dataclasses.replace(
+            self,
+            cameras=self.cameras.view(chosen),
+            images=self.images[chosen],
+            condition_view=0,
+            orbit=self.orbit and self.orbit.subsampled(num_views=num_views, start=start),
+            depth=None if self.depth is None else self.depth[chosen],
+            normal=None if self.normal is None else self.normal[chosen],
+        )
 
 
 def is_sample(folder: Path) -> bool:
@@ -118,6 +151,12 @@ def write(sample: Sample, folder: Path) -> None:
             steps = (depth / depth_unit).round().astype(np.uint16)
             pictures.write_png(folder / f"depth/{view:03d}.png", steps)
             frames[view]["depth_file_path"] = f"depth/{view:03d}.png"
+    if sample.normal is not None:
+        output_folder(folder / "normal")
+        for view, normal in enumerate(sample.normal):
+            steps = (normal * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
+            pictures.write_png(folder / f"normal/{view:03d}.png", steps)
+            frames[view]["normal_file_path"] = f"normal/{view:03d}.png"
     placement = sample.object_to_world
     keys = [_intrinsic_keys(matrix) for matrix in sample.cameras.intrinsics]
     shared = all(each == keys[0] for each in keys)
@@ -186,9 +225,10 @@ def read(folder: Path) -> Sample:
     matrices = np.stack([_matrix(frame, "transform_matrix", where=where) for where, frame in named])
     intrinsics = np.stack([_intrinsics({**content, **frame}, where=where) for where, frame in named])
     images = np.stack([_image(folder, frame, shape, where=where) for where, frame in named])
-    depth = _depth(folder, named, shape, block.get("depth_unit"), where=str(path))
+    fields["depth"] = _depth(folder, named, shape, block.get("depth_unit"), where=str(path))
+    fields["normal"] = _normal(folder, named, shape)
     try:
-        return Sample(cameras=Cameras(matrices, intrinsics, *shape), images=images, depth=depth, **fields)
+        return Sample(cameras=Cameras(matrices, intrinsics, *shape), images=images, **fields)
     except (CameraError, SampleError) as error:
         raise SampleError(f"{path}: {error}") from error
 
@@ -300,18 +340,40 @@ def _depth(
         return None
     if not isinstance(unit, (int, float)) or isinstance(unit, bool) or not 0 < unit < 1e9:
         raise SampleError(f"{where}: depth_unit is {_short(unit)}, expected world units per step, above 0")
-    depth = np.zeros((len(named), *shape), np.float32)
-    for i, (frame_where, frame) in enumerate(named):
-        path = _inside(folder, frame, "depth_file_path", where=frame_where)
+    found = _maps(folder, named, shape, "depth_file_path", pictures.decode_depth)
+    return np.stack([(steps * float(unit)).astype(np.float32) for steps in found])
+
+
+def _normal(
+    folder: Path, named: list[tuple[str, Any]], shape: tuple[int, int]
+) -> Float[np.ndarray, "v h w 3"] | None:
+    if not any("normal_file_path" in frame for _, frame in named):
+        return None
+    found = _maps(folder, named, shape, "normal_file_path", pictures.decode_rgb)
+    return np.stack([_from_steps(steps) for steps in found])
+
+
+def _from_steps(steps: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    something = (steps != NOTHING).any(axis=-1, keepdims=True)
+    return (steps.astype(np.float32) - 127.5) / 127.5 * something
+
+
+def _maps(
+    folder: Path,
+    named: list[tuple[str, Any]],
+    shape: tuple[int, int],
+    key: str,
+    decode: Callable[..., np.ndarray],
+) -> Iterator[np.ndarray]:
+    """The decoded pictures that all frames name under `key`, checked."""
+    for where, frame in named:
+        path = _inside(folder, frame, key, where=where)
         try:
-            steps = pictures.decode_depth(
-                input_path(path, what="depth picture").read_bytes(), where=str(path)
-            )
+            steps = decode(input_path(path, what="picture").read_bytes(), where=str(path))
         except (InputError, OSError) as error:
-            raise SampleError(f"{frame_where}: depth_file_path: {error}") from error
-        _check_shape(path, steps, shape, where=frame_where)
-        depth[i] = steps * float(unit)
-    return depth
+            raise SampleError(f"{where}: {key}: {error}") from error
+        _check_shape(path, steps, shape, where=where)
+        yield steps
 
 
 def _check_shape(path: Path, image: np.ndarray, shape: tuple[int, int], *, where: str) -> None:

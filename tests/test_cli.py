@@ -1,14 +1,17 @@
 """The command line: one line and exit 2 for every mistake, results on stdout, everything else on stderr."""
 
+import importlib
 import json
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tyro.conf import Positional
 
 from svd3d import cli, config
 from svd3d.settings import GenerateConfig
@@ -65,6 +68,11 @@ def bad(tmp_path: Path) -> dict[str, Path]:
         (["demo", "--object", "empty.glb", "--out", "OUT"], "empty"),
         (["demo", "--object", "renamed.glb", "--out", "OUT"], "PNG"),
         (["rendr"], "Did you mean 'render'?"),
+        (["download"], "needs one of: objaverse, gso"),
+        (["download", "gsa", "--out", "OUT"], "needs one of: objaverse, gso; got gsa"),
+        (["render", "status", "missing.glb"], "no such"),
+        (["render", "cup.glb", "--out", "OUT", "--shard", "3", "2"], "shard must be I N"),
+        (["render", "cup.glb", "--out", "OUT", "--min-psnr", "400"], "min_psnr must lie between"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_two_and_leaves_nothing(
@@ -136,8 +144,15 @@ def test_every_command_has_help_that_names_its_settings(capsys: pytest.CaptureFi
     overview = capsys.readouterr().out
     for name, stage in cli.STAGES.items():
         assert f"  {name}" in overview
-        assert run(name, "--help") == 0
-        assert "--out" in capsys.readouterr().out, stage
+        assert run(*name.split(), "--help") == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: svd3d {name} ")
+        module, _, settings = stage.settings.partition(":")
+        hints = typing.get_type_hints(getattr(importlib.import_module(module), settings), include_extras=True)
+        for field, kind in hints.items():
+            assert Positional[int].__metadata__[0] in getattr(kind, "__metadata__", ()) or (
+                f"--{field.replace('_', '-')}" in shown
+            ), (name, field)
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -38,7 +38,8 @@ def floor(module: str) -> str:
     room = rest.split(".")[0] or "__init__"
     if package == "svd3d":
         return next((name for name, rooms in SVD3D.items() if room in rooms), "") or _no_floor(module)
-    return {"config": "ground", "__init__": "ground", "run": "stages"}.get(room, "workers")
+    stages = dict.fromkeys(("run", "download", "select"), "stages")
+    return {"config": "ground", "__init__": "ground", **stages}.get(room, "workers")
 
 
 def _no_floor(module: str) -> str:

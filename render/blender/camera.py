@@ -9,31 +9,36 @@ import numpy as np
 from mathutils import Matrix
 
 
-def add_camera(*, fov_deg: float) -> Any:
-    """A camera with a square picture; its matrix is set per view by `place`."""
+def add_camera() -> Any:
+    """A camera; pose and field of view are set by `place`."""
     data = bpy.data.cameras.new("camera")
     data.sensor_fit = "VERTICAL"
-    data.angle_y = math.radians(fov_deg)
     camera = bpy.data.objects.new("camera", data)
     bpy.context.scene.collection.objects.link(camera)
     bpy.context.scene.camera = camera
     return camera
 
 
-def place(camera: Any, camera_to_world: Sequence[Sequence[float]]) -> None:
-    """Set the pose directly; Blender's cameras have OpenGL axes, as ours."""
+def place(camera: Any, camera_to_world: Sequence[Sequence[float]], *, tangent: float) -> None:
+    """Set the pose directly (Blender's cameras have OpenGL axes, as ours), and half the field of view."""
     camera.matrix_world = Matrix(camera_to_world)
+    camera.data.angle_y = 2 * math.atan(tangent)
     distance = float(np.linalg.norm(np.array(camera_to_world)[:3, 3]))
     camera.data.clip_start, camera.data.clip_end = distance * 1e-3, distance * 10
 
 
-def set_border(border: Sequence[int], *, size: int) -> None:
-    """Render only a rectangle in pixels (left, top, right, bottom); the rest stays transparent."""
+def set_border(box: Sequence[int], *, size: int, oversampling: int = 1) -> None:
+    """Render only a rectangle (left, top, right, bottom in pixels of a picture of `size`), and only it.
+
+    Blender rounds down the fractions it is given; a quarter of a sample keeps them on the right side.
+    """
     settings = bpy.context.scene.render
-    left, top, right, bottom = (edge / size for edge in border)
-    settings.use_border, settings.use_crop_to_border = True, False
+    whole = size * oversampling
+    settings.resolution_x = settings.resolution_y = whole
+    left, top, right, bottom = ((edge * oversampling + 0.25) / whole for edge in box)
+    settings.use_border, settings.use_crop_to_border = True, True
     settings.border_min_x, settings.border_max_x = left, right
-    settings.border_min_y, settings.border_max_y = 1 - bottom, 1 - top
+    settings.border_min_y, settings.border_max_y = 1 - bottom + 0.5 / whole, 1 - top + 0.5 / whole
 
 
 def set_light(light: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
+from render.blender.refusal import Refusal
+
 SMALLEST, LARGEST = 1e-12, 1e12
 """Longest sides outside of this range are broken files: garbage floats are near 1e-39 or 1e38."""
 SURFACES = {"MESH", "CURVE", "SURFACE", "FONT", "META"}
@@ -23,12 +25,18 @@ def version() -> str:
     return bpy.app.version_string
 
 
+def cycles() -> Any:
+    """The preferences of Cycles, by which devices are chosen."""
+    return bpy.context.preferences.addons["cycles"].preferences
+
+
 def load(path: str, folder: str, *, max_faces: int) -> dict[str, Any]:
     """Import a file alone, centre it, scale its longest side to 1, and write its vertices.
 
     `folder/points.npy` gets the vertices of all faces in the world, float32 [n, 3]. Returns counts and
-    `imported_to_world`, the 4 x 4 matrix from Blender's coordinates right after import. Raises
-    `ValueError` or `RuntimeError` for files without surface, without size, or that cannot be imported.
+    `imported_to_world`, the 4 x 4 matrix from Blender's coordinates right after import. Raises `Refusal`
+    for files without surface or size, that are too large or look outside their folder, and `RuntimeError`
+    for those that cannot be imported.
     """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     preferences = bpy.context.preferences
@@ -40,9 +48,9 @@ def load(path: str, folder: str, *, max_faces: int) -> dict[str, Any]:
     parts = _flatten()
     faces = sum(len(mesh.loops) - 2 * len(mesh.polygons) for mesh, _ in parts)
     if not faces:
-        raise ValueError("it shows no surface (only points, lines, or hidden things)")
+        raise Refusal("no_mesh", "it shows no surface (only points, lines, or hidden things)")
     if faces > max_faces:
-        raise ValueError(f"{faces} triangles are more than max_faces {max_faces}")
+        raise Refusal("too_large", f"{faces} triangles are more than max_faces {max_faces}")
     normalize = _normalization(parts)
     points = []
     for mesh, matrix in parts:
@@ -66,26 +74,35 @@ def load(path: str, folder: str, *, max_faces: int) -> dict[str, Any]:
 
 
 def _import(path: str) -> None:
+    """Import a file by the importer that this Blender has: those in C++ came with 3.6 (PLY) and 4.1 (STL)."""
     as_stored = {"forward_axis": "Y", "up_axis": "Z"}
     match Path(path).suffix.lower():
         case ".glb" | ".gltf":
-            bpy.ops.import_scene.gltf(filepath=path, disable_bone_shape=True)
+            if not hasattr(np, "bool"):
+                np.bool = bool  # the importer of Blender 3.4 needs it, and numpy 1.24 to 1.26 lack it
+            known = bpy.ops.import_scene.gltf.get_rna_type().properties
+            bare = {"disable_bone_shape": True} if "disable_bone_shape" in known else {}
+            bpy.ops.import_scene.gltf(filepath=path, **bare)
         case ".obj":
             bpy.ops.wm.obj_import(filepath=path, **as_stored)
-        case ".ply":
+        case ".ply" if "ply_import" in dir(bpy.ops.wm):
             bpy.ops.wm.ply_import(filepath=path, **as_stored)
-        case ".stl":
+        case ".ply":
+            bpy.ops.import_mesh.ply(filepath=path)
+        case ".stl" if "stl_import" in dir(bpy.ops.wm):
             bpy.ops.wm.stl_import(filepath=path, **as_stored)
+        case ".stl":
+            bpy.ops.import_mesh.stl(filepath=path, axis_forward="Y", axis_up="Z")
         case ".fbx":
             bpy.ops.import_scene.fbx(filepath=path, use_anim=False, use_image_search=False)
         case suffix:
-            raise ValueError(f"unknown kind {suffix!r}")
+            raise Refusal("unreadable", f"unknown kind {suffix!r}")
 
 
 def _textures(path: Path) -> list[str]:
     """Names of textures that cannot be loaded (Blender shows them magenta).
 
-    Raises `ValueError` for a texture that exists outside the object's folder.
+    Raises `Refusal` for a texture that exists outside the object's folder.
     """
     folder, missing = path.resolve().parent, []
     for image in bpy.data.images:
@@ -93,8 +110,9 @@ def _textures(path: Path) -> list[str]:
             continue
         place = Path(bpy.path.abspath(image.filepath)).resolve()
         if place.exists() and not place.is_relative_to(folder):
-            raise ValueError(
-                f"texture {image.filepath[:60]!r} lies outside the object's folder, which is refused"
+            raise Refusal(
+                "outside",
+                f"texture {image.filepath[:60]!r} lies outside the object's folder, which is refused",
             )
         if not place.is_file() or 0 in tuple(image.size):
             missing.append(image.name)
@@ -150,9 +168,11 @@ def _normalization(parts: list[tuple[Any, np.ndarray]]) -> np.ndarray:
             low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
         longest = float(np.max(high - low))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError("its vertices are not finite numbers, the file is broken")
+        raise Refusal("degenerate", "its vertices are not finite numbers, the file is broken")
     if not SMALLEST < longest < LARGEST:
-        raise ValueError(f"its longest side is {longest:.3g}, so it has no usable size; the file is broken")
+        raise Refusal(
+            "degenerate", f"its longest side is {longest:.3g}, so it has no usable size; the file is broken"
+        )
     matrix = np.diag([1 / longest, 1 / longest, 1 / longest, 1.0])
     matrix[:3, 3] = (low + high) / (-2 * longest)
     return matrix

@@ -1,47 +1,74 @@
-"""The program that runs inside Blender's Python: reads requests, answers with JSON lines.
+"""The program that runs inside Blender's Python; needs no `import blenderproc`, even under BlenderProc.
 
-    {"do": "load", "path", "folder", "threads", "max_faces"}            -> done {faces, vertices, extent, …}
+It prints ready {blender, devices}, reads requests and answers with JSON lines:
+
+    {"do": "load", "path", "folder", "max_faces"}                       -> done {faces, vertices, extent, …}
     {"do": "render", "folder", "camera_to_world", "fov_deg", "size", …} -> progress {view} …, done {}
 
-Files go through `folder`: `points.npy` from load; `000.png` and `000.npy` (depth) per view from render.
-Only the standard library, numpy and bpy, so that any Blender can run it.
+or with error {class, message, errno}. Files go through `folder`: `points.npy` from load; arrays of every
+view from render (`render.blender.orbit`). Only the standard library, numpy and bpy, so that any Blender can
+run it. (BlenderProc looks for the words `import blenderproc` in the first line of a script, but what they
+bring, some twenty packages, is not needed here.)
 """
 
 import ctypes
+import importlib
 import json
 import os
+import resource
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1
+LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 << 30, resource.RLIMIT_NOFILE: 4096}
+"""Core dumps, bytes of a file, open files: the most that a child may have. Memory is the parent's watch."""
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
     _die_with_parent()
+    _limit_resources()
     # Blender prints from C: what it writes to stdout goes to the log, and the pipe carries answers only.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    from render.blender import passes, scene
+    _find_ourselves()
+    from render.blender import device, orbit, scene
+    from render.blender.refusal import Refusal
 
-    _say(answers, kind="ready", blender=scene.version())
+    _say(answers, kind="ready", blender=scene.version(), devices=device.names(scene.cycles()))
     for line in sys.stdin:
-        request = json.loads(line)
+        request, began = json.loads(line), time.process_time()
         try:
             if request["do"] == "load":
                 found = scene.load(request["path"], request["folder"], max_faces=request["max_faces"])
             else:
-                found = passes.render(
-                    request, progress=lambda view: _say(answers, kind="progress", view=view)
-                )
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+                found = orbit.render(request, progress=lambda view: _say(answers, kind="progress", view=view))
+        except Refusal as error:
+            _refuse(answers, error.kind, error)
+        except MemoryError as error:
+            _refuse(answers, "memory", error)
+        except (RuntimeError, ValueError, OSError) as error:
             # What a bad file causes. Anything else is our mistake: it ends the process with a traceback.
-            _say(answers, kind="error", message=" ".join(str(error).split()) or type(error).__name__)
+            _refuse(answers, "unreadable" if request["do"] == "load" else "refused", error)
         else:
-            _say(answers, kind="done", rss_mb=_rss_mb(), **found)
+            _say(answers, kind="done", cpu_s=round(time.process_time() - began, 3), **found)
     sys.stderr.flush()
     os._exit(0)  # bpy may crash while Python shuts down
+
+
+def brief(error: BaseException) -> str:
+    """One line of an error; of a traceback, by which Blender reports what its importers raise, the end."""
+    text, traceback, end = str(error).rpartition("Traceback (most recent call last):")
+    if traceback:
+        text = next((line for line in end.splitlines() if line.strip() and not line.startswith(" ")), "")
+    return " ".join((text or end).removeprefix("Error: ").split()) or type(error).__name__
+
+
+def _refuse(answers: TextIO, kind: str, error: BaseException) -> None:
+    _say(answers, kind="error", **{"class": kind}, message=brief(error), errno=getattr(error, "errno", None))
 
 
 def _say(answers: TextIO, **answer: Any) -> None:
@@ -49,13 +76,19 @@ def _say(answers: TextIO, **answer: Any) -> None:
     answers.flush()
 
 
-def _rss_mb() -> float:
-    """Resident memory of this process now; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except OSError:
-        return 0.0
+def _find_ourselves() -> None:
+    """Make our own package importable, and nothing else beside it: numpy must be that of this Blender."""
+    root = str(Path(__file__).resolve().parents[2])
+    sys.path.insert(0, root)
+    importlib.import_module("render.blender")
+    sys.path.remove(root)
+
+
+def _limit_resources() -> None:
+    for kind, most in LIMITS.items():
+        allowed = resource.getrlimit(kind)[1]
+        limit = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(kind, (limit, limit))
 
 
 def _die_with_parent() -> None:

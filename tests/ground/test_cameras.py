@@ -1,5 +1,6 @@
 """Cameras against closed forms and against OpenCV, PyTorch3D and nerfstudio, to which we convert."""
 
+import dataclasses
 import json
 import math
 
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from svd3d.cameras import GLTF_TO_WORLD, OPENGL_TO_OPENCV, Cameras, Orbit
+from svd3d.cameras import (
+    AZIMUTH_NOISE,
+    GLTF_TO_WORLD,
+    OPENGL_TO_OPENCV,
+    SINUSOID_AMPLITUDE_DEG,
+    SINUSOID_PERIODS,
+    SINUSOIDS,
+    Cameras,
+    Orbit,
+)
 from svd3d.errors import CameraError
 
 numbers = st.floats(-1, 1, allow_subnormal=False)
@@ -71,6 +81,116 @@ def test_view_k_of_21_is_at_k_times_360_over_21():
     np.testing.assert_allclose(positions[0], [0, 2, 0], atol=1e-12)
     angles = np.degrees(np.unwrap(np.arctan2(positions[:, 1], positions[:, 0])))
     np.testing.assert_allclose(np.diff(angles), 360 / 21)
+
+
+elevation_ranges = st.tuples(st.floats(-90, 90), st.floats(-90, 90)).map(lambda ends: tuple(sorted(ends)))
+"""Lowest and highest elevation in degrees."""
+
+
+@st.composite
+def dynamic_orbits(draw, min_views=1, max_views=90):
+    return Orbit.dynamic(
+        np.random.default_rng(draw(st.integers(0, 2**32))),
+        num_views=draw(st.integers(min_views, max_views)),
+        azimuth_deg=draw(st.floats(-720, 720)),
+        elevation_range_deg=draw(elevation_ranges),
+    )
+
+
+@given(dynamic_orbits())
+def test_azimuths_of_a_dynamic_orbit_stay_near_the_static_ones_in_their_order(orbit):
+    step = 360 / orbit.num_views
+    static = Orbit.static(num_views=orbit.num_views, azimuth_deg=orbit.azimuths_deg[0])
+    off = (np.array(orbit.azimuths_deg) - static.azimuths_deg + 180) % 360 - 180
+    assert np.abs(off).max() <= AZIMUTH_NOISE * step + 1e-9 < step / 2
+    once_around = [*(np.arange(orbit.num_views) * step + off), 360]  # and back to view 0
+    assert (np.diff(once_around) >= (1 - 2 * AZIMUTH_NOISE) * step - 1e-9).all()
+
+
+@given(st.data(), elevation_ranges)
+def test_elevations_of_dynamic_and_random_orbits_stay_in_their_range(data, ends):
+    seed = data.draw(st.integers(0, 2**32))
+    for kind in (Orbit.dynamic, Orbit.random):
+        orbit = kind(np.random.default_rng(seed), elevation_range_deg=ends, azimuth_deg=400)
+        assert ends[0] <= min(orbit.elevations_deg) <= max(orbit.elevations_deg) <= ends[1]
+        assert orbit.azimuths_deg[0] == 40
+
+
+@given(dynamic_orbits(min_views=2 * SINUSOID_PERIODS[1] + 1))
+def test_elevations_of_a_dynamic_orbit_are_a_few_waves_that_close_around_the_circle(orbit):
+    """No wave is shorter than a fifth of the circle: nothing was clamped, and the end meets the start."""
+    elevations = np.array(orbit.elevations_deg)
+    waves = np.abs(np.fft.rfft(elevations))[1:] * 2 / len(elevations)  # amplitudes, by periods from 1 up
+    rounding = 0.001
+    assert (waves[SINUSOID_PERIODS[1] :] <= rounding).all()
+    assert (waves[: SINUSOID_PERIODS[1]] > rounding).sum() <= SINUSOIDS
+    steepest = 2 * math.sin(math.pi * SINUSOID_PERIODS[1] / len(elevations))  # of a wave of amplitude 1
+    jumps = np.abs(np.diff([*elevations, elevations[0]]))
+    assert jumps.max() <= SINUSOIDS * SINUSOID_AMPLITUDE_DEG[1] * steepest + rounding
+
+
+def test_dynamic_orbits_use_their_range_and_vary():
+    made = [
+        Orbit.dynamic(np.random.default_rng(seed), elevation_range_deg=(-20, 45), num_views=84)
+        for seed in range(300)
+    ]
+    elevations = np.array([orbit.elevations_deg for orbit in made])
+    swings = np.ptp(elevations, axis=1)
+    assert swings.min() > 2 * SINUSOID_AMPLITUDE_DEG[0]
+    assert np.percentile(swings, 90) > 30
+    assert elevations.min() < -19
+    assert elevations.max() > 44
+    assert len({orbit.azimuths_deg for orbit in made}) == 300
+    (flat,) = {
+        Orbit.dynamic(np.random.default_rng(seed), elevation_range_deg=(7, 7)).elevations_deg
+        for seed in range(9)
+    }
+    assert flat == (7.0,) * 21
+
+
+def test_random_views_are_spread_evenly_by_area():
+    orbit = Orbit.random(np.random.default_rng(0), num_views=20_001, elevation_range_deg=(-30, 75))
+    low, high = math.sin(math.radians(-30)), math.sin(math.radians(75))
+    heights = (np.sin(np.radians(orbit.elevations_deg)) - low) / (high - low)
+    turns = np.array(orbit.azimuths_deg[1:]) / 360
+    for uniform in (heights, turns):
+        found = np.sort(uniform)
+        distance = np.abs(found - np.linspace(0, 1, len(found))).max()  # Kolmogorov and Smirnov
+        assert distance < 1.63 / math.sqrt(len(found))  # exceeded by 1 in 100 even distributions
+    assert abs(np.corrcoef(heights[1:], turns)[0, 1]) < 0.02
+
+
+@given(dynamic_orbits(), points_in_the_object, st.floats(0.1, 1))
+def test_a_fitted_dynamic_orbit_clips_nothing(orbit, points, fill):
+    points = np.concatenate([points, np.eye(3)])
+    points = np.concatenate([points, -points])
+    cameras = orbit.fitted(points, fill=fill).cameras(height=2, width=2)
+    pixels, depth = cameras.project(points)
+    assert (depth > 0).all()
+    assert (np.abs(pixels - 1) <= fill * (1 + 1e-6)).all()
+
+
+@given(st.integers(1, 30), st.integers(1, 6), st.floats(-720, 720), st.data())
+def test_what_is_left_of_a_static_orbit_is_static(num_views, step, azimuth_deg, data):
+    views = num_views * step
+    start = data.draw(st.integers(0, views - 1))
+    whole = Orbit.static(num_views=views, azimuth_deg=azimuth_deg, elevation_deg=12, distance=3, fov_deg=40)
+    left = whole.subsampled(num_views=num_views, start=start)
+    first = azimuth_deg + 360 * start / views
+    again = Orbit.static(num_views=num_views, azimuth_deg=first, elevation_deg=12, distance=3, fov_deg=40)
+    assert dataclasses.replace(left, azimuths_deg=again.azimuths_deg) == again
+    apart = (np.array(left.azimuths_deg) - again.azimuths_deg + 180) % 360 - 180
+    np.testing.assert_allclose(apart, 0, atol=1e-9)
+
+
+@given(dynamic_orbits(min_views=84, max_views=84), st.integers(0, 83))
+def test_every_fourth_of_84_views_from_any_start(orbit, start):
+    left = orbit.subsampled(start=start)
+    places = [(start + 4 * view) % 84 for view in range(21)]
+    assert left.elevations_deg == tuple(orbit.elevations_deg[place] for place in places)
+    assert left.azimuths_deg == tuple(orbit.azimuths_deg[place] for place in places)
+    ahead = (np.array(left.azimuths_deg) - left.azimuths_deg[0]) % 360
+    assert (np.diff([*ahead, 360]) > 0).all()  # still once around, in order
 
 
 @pytest.mark.parametrize("elevation_deg", [90, -90])
@@ -242,6 +362,10 @@ def rigid(change):
     return matrix[None]
 
 
+def generator():
+    return np.random.default_rng(0)
+
+
 def set_at(*where, value):
     return lambda matrix: matrix.__setitem__(where, value)
 
@@ -261,6 +385,19 @@ GOOD = np.array([[[50.0, 0, 4], [0, 50, 4], [0, 0, 1]]])
         (lambda: Orbit((0.0,), (0.0,), 2, 0), "field of view 0 degrees must lie between 0 and 180"),
         (lambda: Orbit((0.0,), (0.0,), 2, 180), "field of view 180"),
         (lambda: Orbit.static(num_views=0), "0 azimuths"),
+        (lambda: Orbit.dynamic(generator(), num_views=0, elevation_range_deg=(0, 1)), "0 azimuths"),
+        (lambda: Orbit.random(generator(), num_views=0, elevation_range_deg=(0, 1)), "0 elevations"),
+        (
+            lambda: Orbit.dynamic(generator(), elevation_range_deg=(30, -5)),
+            "elevations from 30 to -5 degrees; give two from -90 to 90, the lower one first",
+        ),
+        (lambda: Orbit.random(generator(), elevation_range_deg=(0, 91)), "elevations from 0 to 91 degrees"),
+        (lambda: Orbit.random(generator(), elevation_range_deg=(math.nan, 9)), "elevations from nan to 9"),
+        (lambda: Orbit.static().subsampled(num_views=4), "21 views do not thin out to 4; choose a divisor"),
+        (lambda: Orbit.static().subsampled(num_views=0), "21 views do not thin out to 0"),
+        (lambda: Orbit.static().subsampled(num_views=42), "21 views do not thin out to 42"),
+        (lambda: Orbit.static().subsampled(start=21), "start 21 is not a view; choose one from 0 to 20"),
+        (lambda: Orbit.static().subsampled(start=-1), "start -1 is not a view"),
         (lambda: Orbit.static().fitted(np.ones((2, 3)), fill=0), "fill 0 must be above 0 and at most 1"),
         (lambda: Orbit.static().fitted(np.empty((0, 3))), "cannot fit 0 points"),
         (lambda: Orbit.static().fitted(np.full((1, 3), np.nan)), "must be finite"),

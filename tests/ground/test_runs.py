@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,13 +189,103 @@ with runs.atomic_folder(Path(sys.argv[1])) as folder:
 def test_what_a_killed_process_left_is_hidden_and_removed_by_the_next(tmp_path):
     for _ in range(2):
         assert run(KILLED_FOLDER, tmp_path / "x").returncode == -signal.SIGKILL
-        assert not (tmp_path / "x").exists()
-        (left,) = names(tmp_path)  # the second run removed what the first one left
-        assert left.startswith(".")
-    with runs.atomic_folder(tmp_path / "other"):
-        assert left in names(tmp_path)
-    with runs.atomic_folder(tmp_path / "x"):
-        assert left not in names(tmp_path)
+        assert names(tmp_path) == [runs.UNFINISHED]
+        (left,) = names(tmp_path / runs.UNFINISHED)  # the second run removed what the first one left
+    assert runs.UNFINISHED.startswith(".")
+    with runs.atomic_folder(tmp_path / "other") as mine:
+        assert names(tmp_path / runs.UNFINISHED) == sorted([left, mine.name])
+    with runs.atomic_folder(tmp_path / "x") as mine:
+        assert names(tmp_path / runs.UNFINISHED) == [mine.name]
+    assert names(tmp_path) == ["other", "x"]
+
+
+def test_a_sweep_removes_what_killed_processes_of_this_machine_left_and_nothing_else(tmp_path):
+    runs.sweep(tmp_path)
+    assert names(tmp_path) == []
+    for name in ("x", "y"):
+        assert run(KILLED_FOLDER, tmp_path / name).returncode == -signal.SIGKILL
+    unfinished = tmp_path / runs.UNFINISHED
+    other = unfinished / names(unfinished)[0].replace(platform.node(), "another-machine")
+    shutil.copytree(unfinished / names(unfinished)[0], other)
+    with runs.atomic_folder(tmp_path / "z") as mine:
+        (mine / "half").touch()
+        runs.sweep(tmp_path)
+        assert names(unfinished) == sorted([mine.name, other.name])
+        assert names(mine) == ["half"]
+    shutil.rmtree(other)
+    runs.sweep(tmp_path)
+    assert names(tmp_path) == ["z"]
+
+
+KILLED_REPLACEMENT = """
+import os, signal, sys
+from pathlib import Path
+from svd3d import runs
+replace = os.replace
+def rename(source, target):
+    replace(source, target)
+    if source == Path(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = rename
+with runs.atomic_folder(Path(sys.argv[1])):
+    pass
+"""
+
+
+def test_a_process_killed_between_the_two_renames_leaves_nothing_half_done(tmp_path):
+    with runs.atomic_folder(tmp_path / "x") as folder:
+        (folder / "former").touch()
+    assert run(KILLED_REPLACEMENT, tmp_path / "x").returncode == -signal.SIGKILL
+    assert names(tmp_path) == [runs.UNFINISHED]
+    assert len(names(tmp_path / runs.UNFINISHED)) == 2
+    runs.sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_the_folder_of_all_objects_is_never_listed(tmp_path, monkeypatch):
+    """It may hold millions; listing it for each object would be quadratic."""
+    listed = []
+
+    def spy(function):
+        def call(path=".", *rest):
+            listed.append(str(path))
+            return function(path, *rest)
+
+        return call
+
+    (tmp_path / "out").mkdir()
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, spy(getattr(os, name)))
+    for _ in range(2):
+        with runs.atomic_folder(tmp_path / "out/x") as folder:
+            (folder / "a").touch()
+    runs.sweep(tmp_path / "out")
+    assert listed
+    assert str(tmp_path / "out") not in listed
+
+
+REPLACE = """
+import sys
+from pathlib import Path
+from svd3d import runs
+for i in range(150):
+    with runs.atomic_folder(Path(sys.argv[1]) / sys.argv[3]) as folder:
+        for name in "ab":
+            (folder / name).write_text(f"{sys.argv[2]} {i}")
+"""
+
+
+@pytest.mark.parametrize("places", [("x", "x", "x"), ("x", "y", "z")], ids=["one folder", "three folders"])
+def test_processes_may_write_folders_at_the_same_time(tmp_path, places):
+    """Each removes the hidden folder when it is empty, and the last one to replace a folder wins."""
+    command = [sys.executable, "-c", REPLACE, str(tmp_path)]
+    running = [subprocess.Popen([*command, str(who), place], cwd=ROOT) for who, place in enumerate(places)]
+    assert [each.wait(60) for each in running] == [0, 0, 0]
+    assert names(tmp_path) == sorted(set(places))
+    for place in places:
+        whole = {path.read_text() for path in (tmp_path / place).iterdir()}
+        assert len(whole) == 1
+        assert whole <= {f"{who} 149" for who in range(3)}
 
 
 def test_the_unfinished_folder_of_a_living_process_is_left_alone(tmp_path):
@@ -474,3 +565,16 @@ def test_the_revision_is_that_of_the_source_tree_or_none(tmp_path, monkeypatch):
     assert len(runs.git_revision()) == 40
     monkeypatch.setenv("PATH", "")
     assert runs.git_revision() is None
+
+
+def test_parts_share_a_folder_but_not_with_the_whole(tmp_path):
+    with runs.lock(tmp_path, part="0-of-2"), runs.lock(tmp_path, part="1-of-2"):
+        for part in ("0-of-2", ""):
+            with pytest.raises(OutputError, match="in use by process"), runs.lock(tmp_path, part=part):
+                pass
+    with (
+        runs.lock(tmp_path),
+        pytest.raises(OutputError, match="in use by process"),
+        runs.lock(tmp_path, part="0-of-2"),
+    ):
+        pass

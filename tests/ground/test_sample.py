@@ -20,7 +20,7 @@ from PIL import Image
 
 from svd3d import images, sample
 from svd3d.cameras import Cameras, Orbit
-from svd3d.errors import InputError, SampleError
+from svd3d.errors import CameraError, InputError, SampleError
 from svd3d.sample import Sample
 
 numbers = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
@@ -32,6 +32,13 @@ json_values = st.recursive(
 uids = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40).filter(
     lambda uid: uid[0] != "."
 )
+
+
+def unit_vectors(generator, *shape):
+    """Random directions, a third of them 0."""
+    vectors = generator.normal(size=(*shape, 3))
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors * (generator.uniform(size=(*shape, 1)) > 1 / 3)).astype(np.float32)
 
 
 @st.composite
@@ -57,6 +64,7 @@ def samples(draw):
         orbit=draw(st.sampled_from([orbit, None])),
         object_to_world=draw(st.sampled_from([None, seed.normal(size=(4, 4))])),
         depth=draw(st.sampled_from([None, seed.uniform(0, draw(st.floats(0, 90)), (views, height, width))])),
+        normal=draw(st.sampled_from([None, unit_vectors(seed, views, height, width)])),
         about=draw(st.dictionaries(st.text(max_size=8), json_values, max_size=3)),
     )
 
@@ -67,6 +75,8 @@ def test_reading_what_was_written_gives_the_same_sample(made):
     with tempfile.TemporaryDirectory() as folder:
         sample.write(made, Path(folder) / "s")
         found = sample.read(Path(folder) / "s")
+        sample.write(found, Path(folder) / "again")
+        again = sample.read(Path(folder) / "again")
         unit = json.loads((Path(folder) / "s/transforms.json").read_text())["svd3d"]["depth_unit"]
     np.testing.assert_array_equal(found.images, made.images)
     np.testing.assert_array_equal(found.cameras.camera_to_world, made.cameras.camera_to_world)
@@ -83,11 +93,43 @@ def test_reading_what_was_written_gives_the_same_sample(made):
     else:
         rounding = 1e-7 * made.depth.max()  # of float32
         assert np.abs(found.depth - made.depth).max() <= unit / 2 + rounding
+    if made.normal is None:
+        assert found.normal is None
+    else:
+        np.testing.assert_array_equal(again.normal, found.normal)  # stored once more, it stays as it is
+        np.testing.assert_array_equal((found.normal == 0).all(-1), (made.normal == 0).all(-1))
+        assert np.abs(found.normal - made.normal).max() <= 0.5 / 127.5 + 1e-6
 
 
 def test_depth_is_stored_to_a_twentieth_of_a_thousandth(make_sample, tmp_path):
     made = make_sample(tmp_path)
     assert np.abs(sample.read(tmp_path).depth - made.depth).max() <= 0.5e-4 + 1e-6
+
+
+def test_a_stored_normal_turns_by_less_than_two_fifths_of_a_degree(make_sample, tmp_path):
+    normal = unit_vectors(np.random.default_rng(0), 1, 400, 400)
+    make_sample(tmp_path, num_views=1, size=400, normal=normal)
+    found = sample.read(tmp_path).normal.astype(np.float64)
+    across = np.linalg.norm(np.cross(found, normal), axis=-1)
+    turns = np.degrees(np.arctan2(across, (found * normal).sum(-1)))
+    assert 0.3 < turns.max() < 0.4  # at most 0.5 / 127.5 in each of three channels
+    assert np.abs(np.linalg.norm(found, axis=-1)[(normal != 0).any(-1)] - 1).max() < 0.007
+
+
+def test_normals_of_a_sphere_point_away_from_its_centre(make_sample, tmp_path):
+    """World space, in the same pixels as depth and alpha."""
+    made = make_sample(tmp_path / "without", num_views=5, size=32)
+    _, directions = made.cameras.rays()
+    points = made.cameras.positions[:, None, None] + made.depth[..., None] * directions
+    normal = (points / 0.5 * (made.depth > 0)[..., None]).astype(np.float32)
+    sample.write(dataclasses.replace(made, normal=normal), tmp_path / "with")
+    found = sample.read(tmp_path / "with")
+    np.testing.assert_allclose(found.normal, normal, atol=0.5 / 127.5 + 1e-6)
+    np.testing.assert_array_equal((found.normal != 0).any(-1), found.depth > 0)
+    with Image.open(tmp_path / "with/normal/000.png") as picture:
+        assert picture.mode == "RGB"
+        assert picture.getpixel((0, 0)) == (128, 128, 128)
+    assert not (tmp_path / "without/normal").exists()
 
 
 def test_the_keys_are_those_of_nerfstudio(make_sample, tmp_path):
@@ -266,6 +308,25 @@ MUTATIONS = {
     "depth unit of text": (put("svd3d", "depth_unit", value="mm"), f"{J}: depth_unit is 'mm'"),
     "depth unit of zero": (put("svd3d", "depth_unit", value=0), f"{J}: depth_unit is 0"),
     "eight-bit depth": (grey("L", (48, 48)), "a picture of kind L, expected 16-bit grey"),
+    "no normal path": (drop("frames", 1, "normal_file_path"), "frame 1: normal_file_path is None"),
+    "no normal": (lambda folder: (folder / "normal/001.png").unlink(), "frame 1: normal_file_path: "),
+    "normal upwards": (
+        put("frames", 1, "normal_file_path", value="../n.png"),
+        "frame 1: normal_file_path '../n.png' points outside",
+    ),
+    "normal of a folder": (put("frames", 1, "normal_file_path", value="normal"), "frame 1: normal_file_path"),
+    "normal with alpha": (
+        put("frames", 1, "normal_file_path", value="images/001.png"),
+        "a picture of kind RGBA, expected 8-bit RGB",
+    ),
+    "small normal": (
+        lambda folder: images.write_png(folder / "normal/001.png", np.zeros((4, 5, 3), np.uint8)),
+        "frame 1: normal/001.png is 5 x 4, expected 48 x 48",
+    ),
+    "black normal": (
+        lambda folder: images.write_png(folder / "normal/001.png", np.zeros((48, 48, 3), np.uint8)),
+        "frame 1: a normal's length is off by 0.732, expected 1 (or 0: nothing there)",
+    ),
     "small depth": (grey("I;16", (5, 4)), "frame 1: depth/001.png is 5 x 4, expected 48 x 48"),
 }
 
@@ -273,7 +334,7 @@ MUTATIONS = {
 @pytest.fixture(scope="module")
 def whole(make_sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "s"
-    make_sample(folder, num_views=3)
+    make_sample(folder, num_views=3, normal=unit_vectors(np.random.default_rng(0), 3, 48, 48))
     return folder
 
 
@@ -316,6 +377,8 @@ def test_a_missing_folder_is_named(tmp_path):
         ({"condition_view": -1}, "condition_view is -1, expected null or 0 to 2"),
         ({"depth": np.full((3, 8, 8), np.nan, np.float32)}, "depth must be finite"),
         ({"depth": np.full((3, 8, 8), -1, np.float32)}, "not below 0"),
+        ({"normal": np.full((3, 8, 8, 3), 0.5, np.float32)}, "frame 0: a normal's length is off by 0.134"),
+        ({"normal": np.full((3, 8, 8, 3), np.nan, np.float32)}, "a normal's length is off by nan"),
         ({"orbit": Orbit.static(num_views=4)}, "orbit has 4 views, expected 3"),
         (
             {"orbit": Orbit.static(num_views=3, elevation_deg=11)},
@@ -333,7 +396,11 @@ def test_a_sample_that_contradicts_itself_cannot_be_made(make_sample, fields, me
 def test_depth_of_another_size_is_a_fault_also_without_checked_shapes(make_sample):
     made = make_sample(num_views=3, size=8)
     object.__setattr__(made, "depth", np.zeros((3, 8, 9), np.float32))
-    assert list(made._faults()) == ["depth has shape (3, 8, 9), expected (3, 8, 8)"]
+    object.__setattr__(made, "normal", np.zeros((3, 8, 8), np.float32))
+    assert list(made._faults()) == [
+        "depth has shape (3, 8, 9), expected (3, 8, 8)",
+        "normal has shape (3, 8, 8), expected (3, 8, 8, 3)",
+    ]
 
 
 def test_a_sample_without_views_cannot_be_made():
@@ -394,11 +461,49 @@ def test_a_killed_write_is_not_a_sample(exists, make_sample, tmp_path):
     assert sample.read(folder).uid == "sphere"
 
 
+@settings(max_examples=20)
+@given(st.integers(1, 4), st.integers(1, 4), st.data())
+def test_a_subsampled_sample_is_the_sample_of_the_subsampled_orbit(num_views, step, data):
+    views = num_views * step
+    start = data.draw(st.integers(0, views - 1))
+    seed = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    orbit = Orbit.dynamic(seed, num_views=views, elevation_range_deg=(-20, 45))
+    made = Sample(
+        uid="x",
+        cameras=orbit.cameras(height=2, width=3),
+        images=seed.integers(0, 256, (views, 2, 3, 4), dtype=np.uint8),
+        origin="rendered",
+        condition_view=views - 1,
+        orbit=orbit,
+        depth=seed.uniform(0, 1, (views, 2, 3)),
+        normal=unit_vectors(seed, views, 2, 3),
+        about={"seed": 7},
+    )
+    left = made.subsampled(num_views=num_views, start=start)
+    places = [(start + step * view) % views for view in range(num_views)]
+    assert left.orbit == orbit.subsampled(num_views=num_views, start=start)
+    assert (left.uid, left.condition_view, left.about) == ("x", 0, {"seed": 7})
+    for name in ("images", "depth", "normal"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(made, name)[places])
+    np.testing.assert_array_equal(left.cameras.camera_to_world, made.cameras.camera_to_world[places])
+    bare = dataclasses.replace(made, orbit=None, depth=None, normal=None)
+    left = bare.subsampled(num_views=num_views, start=start)
+    assert (left.orbit, left.depth, left.normal) == (None, None, None)
+
+
+def test_views_that_do_not_come_out_even_are_refused(make_sample):
+    with pytest.raises(CameraError, match="8 views do not thin out to 3; choose a divisor of 8"):
+        make_sample(size=4).subsampled(num_views=3)
+    with pytest.raises(CameraError, match="start 8 is not a view"):
+        make_sample(size=4).subsampled(num_views=4, start=8)
+
+
 def test_resized_views_keep_their_cameras(make_sample):
-    made = make_sample(size=48)
+    made = make_sample(size=48, normal=np.zeros((8, 48, 48, 3), np.float32))
     small = made.resized(24)
     assert small.images.shape == (8, 24, 24, 4)
-    assert small.depth is None
+    assert (small.depth, small.normal) == (None, None)
+    assert (made.resized(48).depth, made.resized(48).normal) == (None, None)
     point = np.array([[0.1, 0.2, 0.3]])
     np.testing.assert_allclose(small.cameras.project(point)[0] * 2, made.cameras.project(point)[0])
     np.testing.assert_array_equal(made.resized(48).images, made.images)
