@@ -161,7 +161,12 @@ def run(
     there = replace(config, out=config.out.absolute(), workers=1)
     with _cluster(config) as ray:
         needs = {"CPU": config.threads, "GPU": _gpus(config.device, ray.cluster_resources())}
-        _tell_room(ray.nodes(), needs, workers=config.workers)
+        room = _room(ray.nodes(), needs)
+        if not room and config.ray_address is None:
+            raise ConfigError(f"device: Ray finds no GPU here for {config.device}; pass --device auto or cpu")
+        if room != config.workers:
+            asked = f"--workers asks for {config.workers}"
+            log.warning("the cluster has room for %d tasks of %s; %s", room, _names(needs), asked)
         remote = ray.remote(_render).options(
             num_cpus=needs["CPU"], num_gpus=needs["GPU"], num_returns="streaming", max_retries=0
         )
@@ -228,15 +233,15 @@ def _render(
     command: tuple[str, ...],
 ) -> Iterator[Told | Halt]:
     """The task: render a chunk of objects on this node; what a lost task has finished is only told."""
-    todo = []
-    for source in sources:
-        if sample.is_sample(config.out / source.uid):
-            made, attempt = orbit.made_before(config.out / source.uid), attempts[source.uid] + 1
-            yield Told(pool.Outcome(source.uid, made, None, "done", attempt, True, 0.0, "render"), "")
-        else:
-            todo.append(source)
-    rendering = local.run(config, todo, attempts=attempts, lights=lights, command=command)
     try:
+        todo = []
+        for source in sources:
+            if sample.is_sample(config.out / source.uid):
+                made, attempt = orbit.made_before(config.out / source.uid), attempts[source.uid] + 1
+                yield Told(pool.Outcome(source.uid, made, None, "done", attempt, True, 0.0, "render"), "")
+            else:
+                todo.append(source)
+        rendering = local.run(config, todo, attempts=attempts, lights=lights, command=command)
         with contextlib.closing(rendering) as outcomes:
             for outcome in outcomes:
                 plain = pool.Outcome(**{**vars(outcome), "job": outcome.job.uid, "error": None})
@@ -267,7 +272,8 @@ def _cluster(config: RenderConfig) -> Iterator[Any]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            f"ray_address: no Ray cluster to use at {address} ({error}); start one with: ray start --head"
+            f"ray_address: no Ray cluster to use at {address} ({error}); "
+            "start one with: ray start --head, and set RAY_AUTH_MODE=token if it wants a token"
         ) from error
     try:
         yield ray
@@ -304,14 +310,6 @@ def _room(nodes: list[dict[str, Any]], needs: dict[str, int]) -> int:
         for node in nodes
         if node["Alive"]
     )
-
-
-def _tell_room(nodes: list[dict[str, Any]], needs: dict[str, int], *, workers: int) -> None:
-    """Say so when the cluster and `workers` do not fit."""
-    room = _room(nodes, needs)
-    if room != workers:
-        asked = f"--workers asks for {workers}"
-        log.warning("the cluster has room for %d tasks of %s; %s", room, _names(needs), asked)
 
 
 def _names(needs: dict[str, int]) -> str:

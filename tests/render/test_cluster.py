@@ -231,8 +231,8 @@ def test_a_run_that_is_stopped_leaves_no_blender_and_no_scratch(two_nodes, tmp_p
     assert len(leaders) == 2
     running.close()
     wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes(command)))
-    for leader in leaders:
-        assert list(Path(tempfile.gettempdir()).glob(f"{pool.SCRATCH}{leader}-*")) == []
+    folder = Path(tempfile.gettempdir())
+    wait_until(lambda: not [s for leader in leaders for s in folder.glob(f"{pool.SCRATCH}{leader}-*")])
 
 
 @needs_ray
