@@ -144,12 +144,13 @@ def test_a_full_disk_stops_the_run_which_resumes_as_if_nothing_had_been(tmp_path
 
 
 NURSERY = """
-import os, sys
+import os, sys, tempfile
 from pathlib import Path
 from render import run as stage
 from render.config import RenderConfig
 source, out, *command = sys.argv[1:]
 config = RenderConfig(Path(source), Path(out), views=2, size=16, workers=2, attempts=9, timeout_s=60.0)
+tempfile.gettempdir()  # it tries the folder out, once, by a file that a kill would leave there
 while sys.stdin.readline():
     child = os.fork()
     if child == 0:
