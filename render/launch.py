@@ -18,13 +18,13 @@ SHARED_HOME = Path("/home_local")
 """Where BlenderProc installs Blender if it exists; else in the user's home."""
 
 
-def command(blender: str | None = None) -> tuple[str, ...]:
+def command(blender: str | None = None, *, threads: int) -> tuple[str, ...]:
     """The command line of a worker; `blender` is None for the package bpy, an executable, or `blenderproc`.
 
     Raises `ConfigError` for a program that does not exist, is not Blender, or is too old.
     """
     if blender is None:
-        return (sys.executable, "-P", str(WORKER))
+        return (sys.executable, "-P", str(WORKER), "--threads", str(threads))
     program = shutil.which(blender)
     if program is None:
         raise ConfigError(
@@ -37,7 +37,7 @@ def command(blender: str | None = None) -> tuple[str, ...]:
         return (program, "run", "--blender-install-path", str(home / "blender"), str(WORKER))
     offline = ("--offline-mode",) if version(program) >= OFFLINE_SINCE else ()
     safe = ("--background", "--factory-startup", "--disable-autoexec", *offline, "-noaudio")
-    return (program, *safe, "--python-exit-code", "1", "--python", str(WORKER), "--")
+    return (program, *safe, "--threads", str(threads), "--python-exit-code", "1", "--python", str(WORKER), "--")
 
 
 def version(program: str) -> tuple[int, int]:

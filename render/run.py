@@ -70,7 +70,7 @@ def run(
                 "rendering needs the package bpy, which is not installed; "
                 "install it with: pip install 'svd3d[render]', or pass --blender PATH"
             )
-        command = launch.command(config.blender)
+        command = launch.command(config.blender, threads=config.threads)
     return _run(config, sources, alone=alone, lights=lights, on_view=on_view, command=command)
 
 

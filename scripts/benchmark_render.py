@@ -42,7 +42,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="four objects, two scored views, sparse reference"
+        "--quick", action="store_true", help="four objects, two scored views, every third pixel"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     parser.add_argument("--size", type=int, default=256)
@@ -136,6 +136,9 @@ def measure(path: Path, result: Path, arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from render import light, plan
+    from render.blender import worker
+
+    worker.import_bpy(threads=1)
     from render.blender import orbit, passes, scene
     from svd3d.cameras import Orbit
 
@@ -160,14 +163,13 @@ def measure(path: Path, result: Path, arguments: argparse.Namespace) -> None:
         }
         studio = passes.Studio(gpu=False, **request)
         scored = [3, 13] if arguments.quick else [3, 8, 13, 18]
-        step = 5 if arguments.quick else 1
+        step = 3 if arguments.quick else 1
         references = {view: studio.probe(view, REFERENCE_PATHS, step=step, seed=99) for view in scored}
         ways = {"baseline": _baseline(studio, scored, loading, references, step)}
         ask = {**request, "depth": True, "normal": False, "device": "cpu", "allow_cpu": False}
-        for name, wish in {
-            "8 paths": {"samples": 8, "min_psnr": None},
-            f"pilot, {arguments.min_psnr:g} dB": {"samples": 8, "min_psnr": arguments.min_psnr},
-        }.items():
+        wishes = {} if arguments.quick else {"8 paths": {"samples": 8, "min_psnr": None}}
+        wishes[f"pilot, {arguments.min_psnr:g} dB"] = {"samples": 8, "min_psnr": arguments.min_psnr}
+        for name, wish in wishes.items():
             start = time.process_time()
             answer = orbit.render({**ask, **wish}, progress=lambda view: None)
             cost = time.process_time() - start + loading
@@ -188,6 +190,9 @@ def _baseline(studio, scored, loading, references, step) -> dict:
     import bpy
     import numpy as np
 
+    from render.blender import compose
+    from render.blender.passes import rgba
+
     scene, cycles = bpy.context.scene, bpy.context.scene.cycles
     kept = {name: getattr(cycles, name) for name in ("denoising_prefilter", "denoising_quality")}
     cycles.denoising_prefilter, cycles.denoising_quality = "ACCURATE", "HIGH"
@@ -199,9 +204,6 @@ def _baseline(studio, scored, loading, references, step) -> dict:
         start = time.process_time()
         passes = studio.passes(view, whole, samples=128, denoise=True)
         costs.append(time.process_time() - start)
-        from render.blender import compose
-        from render.blender.passes import rgba
-
         pictures[view] = compose.to_display(rgba(passes))
     cycles.use_adaptive_sampling, scene.render.use_persistent_data = False, True
     for name, value in kept.items():

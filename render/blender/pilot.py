@@ -17,7 +17,7 @@ PROBE_PATHS = 64
 """Light paths per probed pixel, in each of two independent halves."""
 PILOT_VIEWS = 4
 """Views that are tried, evenly around the object: a flat one looks different from the side."""
-PROBES = 500
+PROBES = 1000
 """Pixels of the object that are probed per view, about."""
 MARGIN_DB = 0.3
 """What the pilot asks above the target, because the probed pixels are not all."""
@@ -33,7 +33,7 @@ class Method(NamedTuple):
 
 
 LADDER = (
-    *(Method(3, 4), Method(3, 8), Method(5, 4), Method(5, 8), Method(5, 16), Method(5, 32), Method(5, 64)),
+    *(Method(3, 4), Method(3, 8), Method(3, 16), Method(5, 8), Method(5, 16), Method(5, 32), Method(5, 64)),
     *(Method(0, 64), Method(0, 128), Method(0, 256), Method(0, 512)),
 )
 """From cheap to dear, as measured on a CPU."""

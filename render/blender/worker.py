@@ -35,6 +35,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _find_ourselves()
+    if sys.argv[1:2] == ["--threads"]:
+        import_bpy(threads=int(sys.argv[2]))
     from render.blender import device, orbit, scene
     from render.blender.refusal import Refusal
 
@@ -82,6 +84,19 @@ def _find_ourselves() -> None:
     sys.path.insert(0, root)
     importlib.import_module("render.blender")
     sys.path.remove(root)
+
+
+def import_bpy(*, threads: int) -> None:
+    """The package bpy renders with as many threads as it sees CPUs when it is imported, whatever it is told."""
+    if not hasattr(os, "sched_setaffinity"):
+        return  # not Linux
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(every)[:threads])
+    try:
+        importlib.import_module("bpy")
+    finally:
+        for task in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(task), every)
 
 
 def _limit_resources() -> None:

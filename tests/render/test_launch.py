@@ -31,9 +31,9 @@ def program(path: Path, text: str) -> str:
 
 
 def test_the_package_bpy_is_the_default():
-    command = launch.command()
+    command = launch.command(threads=1)
     assert command[0] == sys.executable
-    assert command[-1].endswith("render/blender/worker.py")
+    assert command[-3].endswith("render/blender/worker.py")
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,11 @@ def test_the_package_bpy_is_the_default():
 )
 def test_an_executable_starts_clean_and_offline_where_it_can(tmp_path, version, offline):
     blender = program(tmp_path / "blender", f"print('Blender {version}\\n\\tbuild date: today')")
-    command = launch.command(blender)
+    command = launch.command(blender, threads=3)
     assert command[0] == blender
     assert {"--background", "--factory-startup", "--disable-autoexec"} < set(command)
     assert ("--offline-mode" in command) == offline
+    assert command[command.index("--threads") + 1] == "3"
     assert command[-3:] == ("--python", str(launch.WORKER), "--")
 
 
@@ -59,12 +60,12 @@ def test_an_executable_starts_clean_and_offline_where_it_can(tmp_path, version, 
 )
 def test_what_is_no_usable_blender_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
-        launch.command(program(tmp_path / "tool", text))
+        launch.command(program(tmp_path / "tool", text), threads=1)
 
 
 def test_a_missing_program_is_named():
     with pytest.raises(ConfigError, match="'/no/such/blender' is not an executable; pass the path"):
-        launch.command("/no/such/blender")
+        launch.command("/no/such/blender", threads=1)
 
 
 def gpu(kind, name):
@@ -223,7 +224,7 @@ def exported(tmp_path_factory):
 @pytest.mark.bpy
 @needs_bpy
 def test_a_rig_shows_its_mesh_alone_in_its_first_pose_and_no_program_in_a_file_runs(exported):
-    found = loaded(launch.command(), sorted(exported.iterdir()))
+    found = loaded(launch.command(threads=1), sorted(exported.iterdir()))
     for name in ("skinned.glb", "draco.glb", "rigged.fbx"):
         assert (found[name]["faces"], found[name]["extent"]) == (20, pytest.approx(2, rel=1e-5))
         assert np.ptp(found[name]["points"], axis=0) == pytest.approx([0.2, 0.1, 1], abs=1e-4)
@@ -274,7 +275,7 @@ def check_ells(found):
 @pytest.mark.bpy
 @needs_bpy
 def test_the_package_loads_every_format_and_classes_what_it_refuses(ells):
-    check_ells(loaded(launch.command(), sorted(ells.iterdir())))
+    check_ells(loaded(launch.command(threads=1), sorted(ells.iterdir())))
 
 
 @pytest.mark.bpy
@@ -287,7 +288,7 @@ def test_a_worker_dies_with_its_parent_even_when_that_is_killed_and_the_pipe_sta
         "print(worker.pid, flush=True); time.sleep(600)\n"
     )
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program, *launch.command()], **pipe) as parent:
+    with subprocess.Popen([sys.executable, "-c", program, *launch.command(threads=1)], **pipe) as parent:
         stat = Path(f"/proc/{int(parent.stdout.readline())}/stat")
         assert "render" in stat.with_name("cmdline").read_text()
         parent.kill()
@@ -312,8 +313,8 @@ def blender_is_usable() -> bool:
 def test_an_installed_blender_loads_the_same(ells, exported):
     if not blender_is_usable():
         pytest.skip("needs Blender with numpy on the PATH")
-    check_ells(loaded(launch.command("blender"), sorted(ells.iterdir())))
-    found = loaded(launch.command("blender"), [exported / "skinned.glb", exported / "rigged.fbx"])
+    check_ells(loaded(launch.command("blender", threads=1), sorted(ells.iterdir())))
+    found = loaded(launch.command("blender", threads=1), [exported / "skinned.glb", exported / "rigged.fbx"])
     for answer in found.values():
         assert (answer["faces"], answer["extent"]) == (20, pytest.approx(2, rel=1e-5))
 
@@ -336,7 +337,7 @@ raise SystemExit(subprocess.call([sys.executable, script, "--", script, "/dev/sh
 def test_blenderproc_can_start_the_worker(tmp_path, ells):
     record = tmp_path / "arguments.json"
     blenderproc = program(tmp_path / "blenderproc", STAND_IN.format(record=str(record)))
-    found = loaded(launch.command(blenderproc), [ells / "ell.glb"])
+    found = loaded(launch.command(blenderproc, threads=1), [ells / "ell.glb"])
     assert found["ell.glb"]["faces"] == 24
     arguments = json.loads(record.read_text())
     assert arguments[:2] == ["run", "--blender-install-path"]
