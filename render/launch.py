@@ -37,7 +37,8 @@ def command(blender: str | None = None, *, threads: int) -> tuple[str, ...]:
         return (program, "run", "--blender-install-path", str(home / "blender"), str(WORKER))
     offline = ("--offline-mode",) if version(program) >= OFFLINE_SINCE else ()
     safe = ("--background", "--factory-startup", "--disable-autoexec", *offline, "-noaudio")
-    return (program, *safe, "--threads", str(threads), "--python-exit-code", "1", "--python", str(WORKER), "--")
+    safe += ("--threads", str(threads))
+    return (program, *safe, "--python-exit-code", "1", "--python", str(WORKER), "--")
 
 
 def version(program: str) -> tuple[int, int]:

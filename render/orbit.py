@@ -240,6 +240,8 @@ def _noteworthy(loaded: dict[str, Any], rendered: dict[str, Any], config: Render
     notes, missing = [], loaded["missing_textures"]
     if missing:
         notes.append(f"{len(missing)} textures are missing: {', '.join(map(str, missing))[:80]}")
+    if not rendered["method"]["denoised"]:
+        notes.append("noisy: this Blender was built without a denoiser")
     psnr = rendered["method"]["psnr_db"]
     if config.min_psnr is not None and psnr < config.min_psnr:
         notes.append(f"reached {psnr:.1f} dB of {config.min_psnr:g}")

@@ -57,6 +57,8 @@ KIND = re.compile("[a-z_]{1,40}")
 SCRATCH = "svd3d-render-"
 WORKER = re.compile(r"worker-\d+")
 """Folders of the slots; scratch holds nothing else, and what holds something else is not scratch."""
+SAYS_NOTHING = "Error: script failed"
+"""How Blender ends after the traceback that tells."""
 LOG_LINES = 20
 
 
@@ -181,9 +183,8 @@ class Worker:
         with open(self._log, "rb") as file:
             file.seek(max(self._log_start, self._log.stat().st_size - (1 << 16)))
             text = file.read().decode("utf-8", "replace")
-        return tuple(
-            collections.deque((line for line in text.splitlines() if line.strip()), maxlen=LOG_LINES)
-        )
+        said = (line for line in text.splitlines() if line.strip() and not line.startswith(SAYS_NOTHING))
+        return tuple(collections.deque(said, maxlen=LOG_LINES))
 
     def check_disk(self) -> None:
         """Raise `OutputError` if next to nothing is left where the child writes."""

@@ -42,7 +42,10 @@ def set_border(box: Sequence[int], *, size: int, oversampling: int = 1) -> None:
 
 
 def set_light(light: dict[str, Any]) -> None:
-    """Light the scene by `{"kind": "sky", mean, slope}` or `{"kind": "hdri", path, turn_deg}`."""
+    """Light the scene by `{"kind": "sky", mean, slope}` or `{"kind": "hdri", path, turn_deg}`.
+
+    The middle of an environment picture is at azimuth turn_deg (counter-clockwise from +X), its top is +Z.
+    """
     world = bpy.data.worlds.new("light")
     bpy.context.scene.world = world
     world.use_nodes = True
@@ -59,7 +62,7 @@ def set_light(light: dict[str, Any]) -> None:
         background.inputs["Color"].default_value = (1, 1, 1, 1)
     else:
         turn, picture = nodes.new("ShaderNodeMapping"), nodes.new("ShaderNodeTexEnvironment")
-        turn.inputs["Rotation"].default_value = (0, 0, math.radians(light["turn_deg"]))
+        turn.inputs["Rotation"].default_value = (0, 0, -math.radians(light["turn_deg"]))
         picture.image = bpy.data.images.load(light["path"])
         links.new(direction, turn.inputs["Vector"])
         links.new(turn.outputs["Vector"], picture.inputs["Vector"])

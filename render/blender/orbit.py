@@ -47,7 +47,7 @@ def render(request: dict[str, Any], *, progress: Callable[[int], None]) -> dict[
                     _write(request, studio, view, "normal", surface.centre_normal)
             progress(view)
         shots.forget()
-    chosen = {"oversampling": method.oversampling, "paths": method.paths, "psnr_db": psnr}
+    chosen = {**method._asdict(), "psnr_db": psnr, "denoised": studio.denoiser}
     return {"views": len(studio), "method": chosen, "device": used["device"]}
 
 

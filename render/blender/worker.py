@@ -87,7 +87,7 @@ def _find_ourselves() -> None:
 
 
 def import_bpy(*, threads: int) -> None:
-    """The package bpy renders with as many threads as it sees CPUs when it is imported, whatever it is told."""
+    """The package bpy uses as many threads as it sees CPUs when it is imported, whatever it is told later."""
     if not hasattr(os, "sched_setaffinity"):
         return  # not Linux
     every = os.sched_getaffinity(0)

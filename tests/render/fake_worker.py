@@ -100,7 +100,7 @@ def render(request, folder):
         npy(folder / f"{view:03d}.normal.npy", "<f4", (size, size, 3), struct.pack("<3f", 0, 0, 1) * size**2)
         say(kind="progress", view=view)
         time.sleep(0.01 * ("slow" in loaded))
-    method = {"oversampling": 3, "paths": 8, "psnr_db": request.get("min_psnr")}
+    method = {"oversampling": 3, "paths": 8, "psnr_db": request.get("min_psnr"), "denoised": True}
     say(kind="done", device="CPU", views=view + 1, cpu_s=0.2, method=method)
 
 

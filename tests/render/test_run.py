@@ -76,7 +76,7 @@ def test_a_folder_becomes_samples_with_cameras_depth_and_story(folder, tmp_path,
     assert read.about["source"] == "mug.glb"
     assert read.about["sha256"] == runs.sha256(folder / "mug.glb")
     assert read.about["quality"]["coverage"] == round((12 / 16) ** 2, 4)
-    assert read.about["method"] == {"oversampling": 3, "paths": 8, "psnr_db": None}
+    assert read.about["method"] == {"oversampling": 3, "paths": 8, "psnr_db": None, "denoised": True}
     assert str(tmp_path) not in (out / "mug/transforms.json").read_text()
     assert read.object_to_world @ [0, 1, 0, 1] == pytest.approx([0, 0, 0.5, 1])  # stored +Y is up
     rows = runs.read_lines(out / "ledger.jsonl")
