@@ -73,9 +73,9 @@ class RenderConfig:
     shard: tuple[int, int] = (0, 1)
     """I N: render only part I (0 to N-1) of N, for a job array; all parts share the folder OUT."""
     workers: int = 1
-    """Blender processes at once. One with two threads beats two with one."""
+    """Blender processes at once."""
     threads: int = 2
-    """Threads of each Blender process."""
+    """Threads of each Blender process. More processes of one thread each finish more objects an hour."""
     timeout_s: float = 600.0
     """Wall-clock limit per object; a Blender that takes longer is stopped."""
     attempts: int = 3

@@ -144,8 +144,9 @@ def _download(config: Any, output: Output) -> int:
     download = stage.Download(config)
     code = _each_object("download", download.run(), download.total, output, place="path")
     console.say(download.summary())
-    listed = shlex.quote(str(config.out / "objects.jsonl"))
-    console.say(f"Next: svd3d render {listed} --out views")
+    listed = config.out / "objects.jsonl"
+    if listed.exists():
+        console.say(f"Next: svd3d render {shlex.quote(str(listed))} --out views")
     return code
 
 

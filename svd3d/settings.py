@@ -93,7 +93,7 @@ class DemoConfig:
     """Hub id or folder of a diffusers pipeline, or `tiny`."""
     size: int = 128
     """Height and width of the rendered views in pixels."""
-    samples: int = 32
+    samples: int = 16
     """Light paths per pixel in Blender."""
     seed: int = 0
     """Seed of light and noise."""
