@@ -25,7 +25,8 @@ GLTF_TO_WORLD = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
 
 
 def program(path: Path, text: str) -> str:
-    path.write_text(f"#!{sys.executable}\n{text}")
+    # A shebang takes no path with a space; to a shell these lines say exec, to Python they are a string.
+    path.write_text(f"#!/bin/sh\n'''exec' '{sys.executable}' \"$0\" \"$@\"\n' '''\n{text}")
     path.chmod(0o755)
     return str(path)
 
