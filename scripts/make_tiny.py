@@ -263,7 +263,10 @@ def train_unet(data: Path, out: Path, *, steps: int) -> None:
         noisy = clean + sigma[:, None, None, None, None] * torch.randn_like(clean)
         _, _, c_in, c_noise = edm.scalings(sigma)
         ids = conditioning.added_time_ids(
-            cache["elevations"][chosen], fps=7, motion_bucket_id=127, noise_aug_strength=NOISE_AUG
+            "svd-mv",
+            elevations_deg=cache["elevations"][chosen, None],
+            azimuths_deg=torch.zeros(4, 1),
+            noise_aug_strength=NOISE_AUG,
         )
         with torch.autocast("cpu", torch.bfloat16):
             output = network(

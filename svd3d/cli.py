@@ -1,7 +1,8 @@
 """The command line: svd3d <stage> [recipe.yaml] [--field value ...].
 
 A default is overridden by the recipe and the recipe by a flag. Results go to stdout (paths, or one JSON
-object a line with --json), everything else to stderr. `--dry-run` prints the resolved settings and stops.
+object a line with --json), everything else to stderr. `--dry-run` prints the resolved settings, where it can
+what they would cost, and stops.
 Exit codes: 0 all done; 1 done with failures that are listed, or an internal error with its traceback;
 2 the input is wrong, in one line; 130 interrupted.
 """
@@ -36,6 +37,8 @@ class Stage:
     settings: str
     summary: str
     run: Callable[[Any, "Output"], int]
+    plan: Callable[[Any], str] | None = None
+    """What the run would cost, in a line, for --dry-run."""
 
 
 class Output:
@@ -153,11 +156,16 @@ def _download(config: Any, output: Output) -> int:
 def _generate(config: Any, output: Output) -> int:
     from svd3d import generate as stage
 
-    made = stage.run(config)
-    output.result(made.folder, uid=made.uid, seconds=made.seconds)
-    folder = shlex.quote(str(made.folder))
-    console.say(f"{made.folder}: views around the object. Next: svd3d reconstruct {folder} --out recon")
-    return 0
+    code = _each_object("generate", stage.run(config, tell=console.say), stage.count(config), output)
+    folder = shlex.quote(str(config.out))
+    console.say(f"{config.out}: views around the objects. Next: svd3d reconstruct {folder} --out recon")
+    return code
+
+
+def _plan_generate(config: Any) -> str:
+    from svd3d import generate as stage
+
+    return stage.plan(config)
 
 
 def _reconstruct(config: Any, output: Output) -> int:
@@ -204,6 +212,20 @@ def _demo(config: Any, output: Output) -> int:
     return 0
 
 
+def _convert(config: Any, output: Output) -> int:
+    from svd3d import convert as stage
+
+    made = stage.run(config)
+    output.result(made.path, status=made.status, seconds=made.seconds)
+    there = "was there already" if made.status == "skipped" else "made"
+    if config.to == "svd3d":
+        model = shlex.quote(str(made.path))
+        console.say(f"{made.path}: {there}. Next: svd3d generate IMAGE --model {model} --out generated")
+    else:
+        console.say(f"{made.path}: {there}, in Stability's naming")
+    return 0
+
+
 def _doctor(config: Any, output: Output) -> int:
     from svd3d import doctor
 
@@ -232,12 +254,18 @@ STAGES: dict[str, Stage] = {
     "render select": Stage(
         "render.config:SelectConfig", "a training list by licence and stored scores", _render_select
     ),
-    "generate": Stage("svd3d.settings:GenerateConfig", "one picture to views around the object", _generate),
+    "generate": Stage(
+        "svd3d.settings:GenerateConfig",
+        "pictures to views around their objects",
+        _generate,
+        plan=_plan_generate,
+    ),
     "reconstruct": Stage("recon.config:ReconConfig", "views to a textured mesh", _reconstruct),
     "mesh": Stage("svd3d.settings:MeshConfig", "one picture to a textured mesh", _mesh),
     "evaluate": Stage(
         "svd3d.settings:EvaluateConfig", "scores of views or meshes against references", _evaluate
     ),
+    "convert": Stage("svd3d.settings:ConvertConfig", "foreign weights to our pipeline, and back", _convert),
     "doctor": Stage("svd3d.settings:DoctorConfig", "what is installed and what each stage lacks", _doctor),
 }
 
@@ -278,6 +306,8 @@ def _run(arguments: list[str]) -> int:
     config = parse(getattr(importlib.import_module(module), settings), rest, prog=f"svd3d {name}")
     if "--dry-run" in flags:
         console.result(configs.to_yaml(config).rstrip())
+        if plan := STAGES[name].plan:
+            console.say(plan(config))
         return 0
     return STAGES[name].run(config, Output(as_json="--json" in flags))
 

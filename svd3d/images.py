@@ -146,6 +146,11 @@ def resize(
     return to_uint8(np.concatenate([colour, alpha], axis=-1) * (alpha > 0.5 / 255))
 
 
+def has_transparency(rgba: UInt8[np.ndarray, "h w 4"]) -> bool:
+    """Whether an image comes with alpha of its own."""
+    return bool(rgba[..., 3].min() < 250)
+
+
 def cut_out(rgba: UInt8[np.ndarray, "h w 4"], *, where: str = "image") -> UInt8[np.ndarray, "h w 4"]:
     """The object without its background.
 
@@ -153,7 +158,7 @@ def cut_out(rgba: UInt8[np.ndarray, "h w 4"], *, where: str = "image") -> UInt8[
     of the border's colour; a border that is not plain is refused with `ImageError`, and so is an image
     without any object.
     """
-    if rgba[..., 3].min() < 250:
+    if has_transparency(rgba):
         cut = rgba
     else:
         border = np.concatenate([rgba[0], rgba[-1], rgba[:, 0], rgba[:, -1]])[:, :3].astype(np.float32)

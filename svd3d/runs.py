@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -364,10 +364,12 @@ def write_manifest(
     licences: Iterable[str] = (),
     seconds: Mapping[str, float] | None = None,
     device: str = "cpu",
+    digest: Callable[[Path], str] = sha256,
 ) -> None:
     """Write `manifest.json`: what made this folder, from which inputs, with which versions.
 
-    `seconds` are wall-clock durations per part of the stage; `device` is the one really used.
+    `seconds` are wall-clock durations per part of the stage; `device` is the one really used. `digest` may
+    remember: of many results with one big input, it need be read once only.
     """
     write_json(
         folder / "manifest.json",
@@ -376,7 +378,7 @@ def write_manifest(
             "command": sys.argv,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": configs.plain(config),
-            "inputs": {k: {"path": str(v), "sha256": sha256(v)} for k, v in (inputs or {}).items()},
+            "inputs": {k: {"path": str(v), "sha256": digest(v)} for k, v in (inputs or {}).items()},
             "licences": sorted(set(licences)),
             "device": device,
             "seconds": {name: round(value, 3) for name, value in (seconds or {}).items()},
@@ -386,10 +388,13 @@ def write_manifest(
     )
 
 
-def already_made(folder: Path, *, config: Any, inputs: Mapping[str, Path]) -> bool:
+def already_made(
+    folder: Path, *, config: Any, inputs: Mapping[str, Path], digest: Callable[[Path], str] = sha256
+) -> bool:
     """Whether `folder` was finished by the same settings from the same inputs (its manifest tells).
 
-    Raises `ConfigError` when it was finished with others, rather than overwriting it.
+    `digest` as for `write_manifest`. Raises `ConfigError` when it was finished with others, rather than
+    overwriting it.
     """
     path = folder / "manifest.json"
     if not path.exists():
@@ -399,7 +404,7 @@ def already_made(folder: Path, *, config: Any, inputs: Mapping[str, Path]) -> bo
         found = {**made["config"], **{name: entry["sha256"] for name, entry in made["inputs"].items()}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a readable manifest ({error}); choose another --out") from error
-    wanted = {**configs.plain(config), **{name: sha256(source) for name, source in inputs.items()}}
+    wanted = {**configs.plain(config), **{name: digest(source) for name, source in inputs.items()}}
     _refuse_changes(folder, found, wanted, ignore=["out"])
     return True
 

@@ -32,17 +32,18 @@ def mesh(config: MeshConfig) -> Path:
     from recon.run import run as reconstruct
     from svd3d import generate
 
-    views = generate.run(
-        GenerateConfig(
-            image=config.image,
-            out=config.out / "generated",
-            model=config.model,
-            elevation_deg=config.elevation_deg,
-            steps=config.steps,
-            seed=config.seed,
-        )
+    settings = GenerateConfig(
+        image=config.image,
+        out=config.out / "generated",
+        model=config.model,
+        elevation_deg=config.elevation_deg,
+        steps=config.steps,
+        seed=config.seed,
     )
-    _all_done(reconstruct(ReconConfig(sample=views.folder, out=config.out / "mesh")))
+    if (found := generate.count(settings)) > 1:
+        raise configs.ConfigError(f"{config.image}: holds {found} pictures; pass one")
+    (views,) = _all_done(generate.run(settings))
+    _all_done(reconstruct(ReconConfig(sample=settings.out / views.uid, out=config.out / "mesh")))
     return config.out / "mesh"
 
 
@@ -107,7 +108,7 @@ def demo(config: DemoConfig) -> Path:
 
     # 2. The multi-view model, from view 0 alone
     generated = GenerateConfig(image=views, out=out / "generated", model=config.model, seed=config.seed)
-    step("Generate 21 views from view 0", "generate", generated, generate.run)
+    step("Generate 21 views from view 0", "generate", generated, lambda s: _all_done(generate.run(s)))
 
     # 3. Two meshes
     hidden = tuple(each.out for each in held_out)
@@ -186,8 +187,11 @@ def command_line(command: str, settings: Any) -> str:
     return shlex.join(words)
 
 
-def _all_done(results: Iterable[Any]) -> None:
-    """Run a stage to its end; a failed object ends the composition."""
+def _all_done(results: Iterable[Any]) -> list[Any]:
+    """Run a stage to its end and return its results; a failed object ends the composition."""
+    done = []
     for each in results:
         if each.status == "failed":
             raise RenderError(f"{each.uid}: {each.message}")
+        done.append(each)
+    return done

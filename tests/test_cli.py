@@ -103,7 +103,9 @@ def test_a_flag_overrides_the_recipe_and_the_recipe_the_default(
 ) -> None:
     recipe = tmp_path / "quick.yaml"
     recipe.write_text("steps: 7\nmin_guidance: 2e0\n")
-    assert run("generate", recipe, "cup.png", "--out", tmp_path / "o", "--steps", "9", "--dry-run") == 0
+    cup = tmp_path / "cup.png"
+    Image.new("RGB", (32, 32)).save(cup)
+    assert run("generate", recipe, cup, "--out", tmp_path / "o", "--steps", "9", "--dry-run") == 0
     resolved = config.build(GenerateConfig, yaml.safe_load(capsys.readouterr().out), where="stdout")
     assert (resolved.steps, resolved.min_guidance, resolved.size) == (9, 2.0, None)
     assert not (tmp_path / "o").exists()
@@ -167,8 +169,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "configs").glob("*/*.yaml")), ids=str)
-def test_every_recipe_that_ships_is_valid(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(recipe.parent.name, recipe, "object.glb", "--out", "out", "--dry-run") == 0
+def test_every_recipe_that_ships_is_valid(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "cup.png"  # that it is there is all that a dry run asks for
+    source.touch()
+    assert run(recipe.parent.name, recipe, source, "--out", "out", "--dry-run") == 0
     resolved = yaml.safe_load(capsys.readouterr().out)
     for key, value in yaml.safe_load(recipe.read_text()).items():
         assert resolved[key] == value

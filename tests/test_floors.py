@@ -13,8 +13,8 @@ PACKAGES = ("svd3d", "render", "recon")
 FLOORS = ("ground", "workers", "stages", "roof")
 SVD3D = {
     "roof": ("__main__", "cli", "workflow", "app", "doctor", "demo_page"),
-    "stages": ("cache", "train", "generate", "evaluate", "curate", "video"),
-    "workers": ("data", "model", "metrics", "curation"),
+    "stages": ("cache", "convert", "train", "generate", "evaluate", "curate", "video"),
+    "workers": ("data", "model", "metrics", "curation", "cutout"),
     "ground": ("__init__", "errors", "console", "config", "runs", "cameras", "images", "sample", "settings"),
 }
 TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "torchmetrics", "lpips"}

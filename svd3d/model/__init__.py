@@ -20,6 +20,11 @@ def local_folder(model: str) -> Path | None:
     Raises `CheckpointError` for what can be neither, before anything is loaded or written.
     """
     folder = TINY_FOLDER if model == "tiny" else Path(model)
+    if os.path.isfile(folder):
+        raise CheckpointError(
+            f"{folder}: a file, not a diffusers folder; turn a .safetensors checkpoint into one with: "
+            "svd3d convert (pickles such as .ckpt, .pt and .bin are never opened)"
+        )
     if not os.path.isdir(folder):
         if HUB_ID.fullmatch(model):
             return None

@@ -1,39 +1,82 @@
-"""What the UNet is told besides the picture: the vector condition, and guidance over an orbit.
+"""What the UNet is told besides the picture: the vector condition, and what guidance leaves out.
 
-Stock SVD embeds three numbers with sinusoids and concatenates them: frames per second - 1, motion bucket
-and noise augmentation. The multi-view model adds the elevation of the camera in degrees (SVD paper,
-appendix D.6). Degrees, not radians: the sinusoids separate elevations about 56 times better.
+Numbers are embedded with sinusoids and concatenated to one vector. Three published kinds of it:
+
+- `svd-mv`: frames per second - 1, motion bucket and noise augmentation, as in stock SVD, and the elevation
+  of the camera in degrees (SVD paper, appendix D.6). Degrees, not radians: the sinusoids separate elevations
+  about 56 times better.
+- `sv3d_u`: noise augmentation alone (SV3D paper, section 3).
+- `sv3d_p`: noise augmentation, polar angle and azimuth of each view in radians (SV3D paper, section 3).
+
+Everywhere in this project view 0 is the input. SV3D's networks have it last: `to_network` and `from_network`
+turn the ring of views by one.
 """
 
 # pyright: reportPrivateImportUsage=false
 # (diffusers exports its names lazily, where pyright does not see them)
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from svd3d.errors import CheckpointError, ConfigError
+from svd3d.model.unet import per_view
 
+Kind = Literal["svd-mv", "sv3d_u", "sv3d_p"]
 Guidance = Literal["constant", "linear", "triangular"]
 STOCK_IDS = 3
 MULTI_VIEW_IDS = 4
 
 
+@dataclass(frozen=True)
+class _Traits:
+    """How kinds differ."""
+
+    widths: tuple[int, ...]
+    """Of the sinusoid of each number, in units of the UNet's `addition_time_embed_dim` (256 in SVD)."""
+    per_view: bool
+    """Whether each view has its own vector, so that orbits may be uneven."""
+    input_last: bool
+    noise_aug_strength: float
+    """Noise on the input picture that the published model samples with."""
+
+
+KINDS: dict[Kind, _Traits] = {
+    "svd-mv": _Traits((1, 1, 1, 1), per_view=False, input_last=False, noise_aug_strength=0.02),
+    "sv3d_u": _Traits((1,), per_view=False, input_last=True, noise_aug_strength=1e-5),
+    "sv3d_p": _Traits((1, 2, 2), per_view=True, input_last=True, noise_aug_strength=1e-5),
+}
+
+
+def prepare(unet: UNetSpatioTemporalConditionModel, kind: Kind) -> UNetSpatioTemporalConditionModel:
+    """Make a UNet take the `added_time_ids` of a kind, in place; a stock SVD UNet is widened for `svd-mv`.
+
+    Raises `CheckpointError` for a UNet of another kind, `ConfigError` for a kind that is not known.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"conditioning {kind!r}: not known; choose one of {', '.join(KINDS)}")
+    if kind == "svd-mv":
+        return widen(unet)
+    traits, dim = KINDS[kind], unet.config["addition_time_embed_dim"]
+    found, needed = unet.add_embedding.linear_1.in_features, dim * sum(traits.widths)
+    if found != needed:
+        raise CheckpointError(
+            f"unet: the vector condition is {found} wide, and conditioning {kind!r} needs {needed}; "
+            "check conditioning in model_index.json, or convert the checkpoint again"
+        )
+    if traits.per_view:
+        return per_view(unet, widths=tuple(dim * width for width in traits.widths))
+    return unet
+
+
 def count_time_ids(unet: UNetSpatioTemporalConditionModel) -> float:
     """How many numbers the vector condition of a UNet holds: 3 in stock SVD, 4 in SVD-MV."""
     return unet.add_embedding.linear_1.in_features / unet.config["addition_time_embed_dim"]
-
-
-def added_time_ids(
-    elevation_deg: Float[Tensor, "b"], *, fps: int, motion_bucket_id: int, noise_aug_strength: float
-) -> Float[Tensor, "b 4"]:
-    """The vector condition in the order of training: fps - 1, motion bucket, noise, elevation in degrees."""
-    stock = torch.tensor([fps - 1, motion_bucket_id, noise_aug_strength], dtype=torch.float32)
-    stock = stock.to(elevation_deg.device).expand(len(elevation_deg), STOCK_IDS)
-    return torch.cat([stock, elevation_deg.float()[:, None]], dim=1)
 
 
 def widen(unet: UNetSpatioTemporalConditionModel) -> UNetSpatioTemporalConditionModel:
@@ -59,13 +102,80 @@ def widen(unet: UNetSpatioTemporalConditionModel) -> UNetSpatioTemporalCondition
     return unet
 
 
+def added_time_ids(
+    kind: Kind,
+    *,
+    elevations_deg: Float[Tensor, "b v"],
+    azimuths_deg: Float[Tensor, "b v"],
+    noise_aug_strength: float | Float[Tensor, "b"],
+    fps: float | Float[Tensor, "b"] = 7,
+    motion_bucket_id: float | Float[Tensor, "b"] = 127,
+) -> Float[Tensor, "b *views n"]:
+    """The vector condition as the UNet takes it, float32: what sampling and training have in common.
+
+    Angles are those of the cameras, input first; frame rate and motion matter to `svd-mv` only, the azimuths
+    to `sv3d_p` only. Per-view conditions have the views in the order of the network.
+    """
+
+    def column(value: float | Tensor) -> Tensor:
+        numbers = torch.as_tensor(value, dtype=torch.float32, device=elevations_deg.device)
+        return numbers.expand(len(elevations_deg))
+
+    noise = column(noise_aug_strength)
+    if kind == "sv3d_u":
+        return noise[:, None]
+    if kind == "svd-mv":
+        elevation = elevations_deg[:, 0].float()
+        return torch.stack([column(fps) - 1, column(motion_bucket_id), noise, elevation], dim=1)
+    polar = torch.deg2rad(90 - elevations_deg.double())
+    azimuth = torch.deg2rad((azimuths_deg.double() - azimuths_deg[:, :1].double()) % 360)  # from the input's
+    each = torch.stack([noise[:, None].expand_as(polar), polar, azimuth], dim=2)
+    return to_network(each.float(), kind)
+
+
+def to_network(views: Float[Tensor, "b v ..."], kind: Kind) -> Float[Tensor, "b v ..."]:
+    """Views from our order, input first, to that of the network."""
+    return views.roll(-1, dims=1) if KINDS[kind].input_last else views
+
+
+def from_network(views: Float[Tensor, "b v ..."], kind: Kind) -> Float[Tensor, "b v ..."]:
+    """Views from the order of the network to ours, input first."""
+    return views.roll(1, dims=1) if KINDS[kind].input_last else views
+
+
+def augmented(
+    pixels: Float[Tensor, "b 3 h w"],
+    *,
+    strength: Float[Tensor, "b"],
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """The input pictures with noise of a standard deviation each, as they are encoded for the condition.
+
+    SVD was trained with log strength ~ N(-3, 0.5^2) (appendix D): `edm.sample_sigmas` draws that.
+    """
+    noise = randn_tensor(pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype)
+    return pixels + strength.to(pixels).reshape(-1, 1, 1, 1) * noise
+
+
+def dropped(
+    condition: Float[Tensor, "b ..."], *, rate: float, generator: torch.Generator | None = None
+) -> Float[Tensor, "b ..."]:
+    """A copy in which each sample is zero with probability `rate`: unconditional, for guidance to learn from.
+
+    One call each for the CLIP token and the image latents makes their drop-outs independent.
+    """
+    lost = torch.rand(len(condition), generator=generator) < rate
+    return condition.masked_fill(lost.to(condition.device).reshape(-1, *[1] * (condition.ndim - 1)), 0)
+
+
 def guidance_scales(
     num_views: int, *, shape: Guidance, min_scale: float, max_scale: float
 ) -> Float[Tensor, "{num_views}"]:
     """Classifier-free guidance per view.
 
     `linear` rises from the first to the last view (SVD, appendix D.4.1). On an orbit the first and the last
-    view are neighbours, so `triangular` rises to the opposite view and falls again (SV3D, section 3).
+    view are neighbours, so `triangular` rises to the opposite view and falls again (SV3D, section 3; its code
+    starts the triangle one view after the input, where this one is symmetric around the orbit).
 
     >>> guidance_scales(4, shape="triangular", min_scale=1.0, max_scale=3.0).tolist()
     [1.0, 2.0, 3.0, 2.0]

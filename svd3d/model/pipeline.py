@@ -4,10 +4,11 @@
 # (diffusers exports its names lazily and huggingface_hub those of its HTTP library; pyright sees neither)
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from diffusers import (
 )
 from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
-from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub.errors import HTTPError
 from jaxtyping import Float
 from PIL import Image
@@ -29,12 +29,19 @@ from transformers.utils import logging as transformers_logging
 
 from svd3d import images
 from svd3d.cameras import Cameras, Orbit
-from svd3d.errors import CheckpointError, ConfigError
-from svd3d.model import conditioning, local_folder
-from svd3d.model.conditioning import Guidance
+from svd3d.errors import CheckpointError, ConfigError, ImageError
+from svd3d.model import conditioning as conditions
+from svd3d.model import local_folder, vae
+from svd3d.model.conditioning import KINDS, Guidance, Kind
+from svd3d.sample import Sample
 
-DEFAULT_DISTANCE = 2.0
-"""Of generated cameras when nothing else is known: a unit object fills a 33.8 degree frame from there."""
+OutputType = Literal["np", "pt", "pil", "latent"]
+DEFAULT_ELEVATION_DEG = 10.0
+MAX_VIEWS = 1000
+"""All views are denoised jointly, so that memory grows with their number."""
+MIN_SIDE = 8
+"""Pixels of the shorter side of a picture below which there is nothing to see."""
+MEGAPIXELS = images.MAX_PIXELS // 1_000_000
 NETWORKS = {
     "vae": AutoencoderKLTemporalDecoder,
     "image_encoder": CLIPVisionModelWithProjection,
@@ -45,23 +52,53 @@ NETWORKS = {
 
 @dataclass
 class SVDMVPipelineOutput(BaseOutput):
-    """Views [b, v, h, w, 3] in [0, 1] with the orbit of each object. `cameras` is that of the first."""
+    """Views of each object and the orbit they lie on."""
 
-    views: Float[np.ndarray, "b v h w 3"]
+    views: Any
+    """By `output_type`: `np` an array [b, v, h, w, 3] in [0, 1], `pt` a tensor [b, v, 3, h, w] in [0, 1],
+    `pil` a list of pictures for each object, `latent` a tensor [b, v, c, h/8, w/8], scaled."""
     orbits: list[Orbit]
+    height: int
+    width: int
 
     @property
     def cameras(self) -> Cameras:
         """Cameras of the first object."""
-        return self.orbits[0].cameras(height=self.views.shape[2], width=self.views.shape[3])
+        return self.orbits[0].cameras(height=self.height, width=self.width)
+
+    def samples(self, uids: Sequence[str], *, about: dict[str, Any] | None = None) -> list[Sample]:
+        """Each object as a `Sample`, ready to be written; the white around it becomes transparent.
+
+        Needs views of output type `np`. Raises `CheckpointError` if the model broke down.
+        """
+        if not isinstance(self.views, np.ndarray):
+            raise ConfigError("samples: the views are not arrays; call the pipeline with output_type='np'")
+        if len(uids) != len(self.views):
+            raise ConfigError(f"samples: {len(uids)} uids for {len(self.views)} objects; give one each")
+        if not np.isfinite(self.views).all():
+            raise CheckpointError(
+                "samples: the model gave views that are not finite; "
+                "its weights are broken or need a larger number format"
+            )
+        return [
+            Sample(
+                uid=uid,
+                cameras=orbit.cameras(height=self.height, width=self.width),
+                images=np.stack([images.remove_white(view) for view in views]),
+                origin="generated",
+                orbit=orbit,
+                about=about or {},
+            )
+            for uid, views, orbit in zip(uids, self.views, self.orbits, strict=True)
+        ]
 
 
 class SVDMVPipeline(StableVideoDiffusionPipeline):
-    """Stable Video Diffusion, finetuned to generate an orbit at the elevation of the input (SVD-MV).
+    """Stable Video Diffusion, finetuned to generate views around the object of a picture.
 
-    The parts are those of `StableVideoDiffusionPipeline`; the UNet takes one more number in its vector
-    condition, the elevation in degrees. A stock image-to-video checkpoint loads too: it is widened with
-    zeros and then behaves as the stock pipeline.
+    The parts are those of `StableVideoDiffusionPipeline`; `conditioning` says what the UNet is told besides
+    the picture (see `svd3d.model.conditioning`). A stock image-to-video checkpoint loads too: it is widened
+    with zeros and then behaves as the stock pipeline.
     """
 
     def __init__(
@@ -71,11 +108,18 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         unet: Any,
         scheduler: Any,
         feature_extractor: Any,
+        conditioning: Kind = "svd-mv",
         max_guidance_scale: float = 2.5,
     ) -> None:
-        """`max_guidance_scale` is the default of calls; it is saved in `model_index.json`."""
-        super().__init__(vae, image_encoder, conditioning.widen(unet), scheduler, feature_extractor)
-        self.register_to_config(max_guidance_scale=max_guidance_scale)
+        """`conditioning` and the default of `max_guidance_scale` are saved in `model_index.json`."""
+        unet = conditions.prepare(unet, conditioning)
+        super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
+        self.register_to_config(conditioning=conditioning, max_guidance_scale=max_guidance_scale)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "SVDMVPipeline":
+        """As in diffusers, but from safetensors only: a pickle is never opened."""
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @classmethod
     def load(cls, model: str, *, dtype: torch.dtype = torch.float32) -> "SVDMVPipeline":
@@ -96,6 +140,11 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
             raise CheckpointError(f"{model}: cannot be loaded ({reason}); {advice}") from error
 
     @property
+    def conditioning(self) -> Kind:
+        """What the UNet is told besides the picture."""
+        return self.config["conditioning"]
+
+    @property
     def size(self) -> int:
         """Height and width of the views in pixels that the model was trained at."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
@@ -105,9 +154,10 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         self,
         image: Image.Image | list[Image.Image] | Tensor,
         *,
-        elevation_deg: float | Sequence[float] = 10.0,
-        azimuth_deg: float = 0.0,
-        distance: float = DEFAULT_DISTANCE,
+        orbit: Orbit | Sequence[Orbit] | None = None,
+        elevation_deg: float | Sequence[float] | None = None,
+        azimuth_deg: float | None = None,
+        distance: float | None = None,
         num_views: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -117,68 +167,87 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         max_guidance_scale: float | None = None,
         fps: int = 7,
         motion_bucket_id: int = 127,
-        noise_aug_strength: float = 0.02,
+        noise_aug_strength: float | None = None,
         decode_chunk_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: Float[Tensor, "b v c h w"] | None = None,
+        latents: Tensor | None = None,
         keep_input_view: bool = True,
+        output_type: OutputType = "np",
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> SVDMVPipelineOutput:
+        return_dict: bool = True,
+    ) -> Any:
         """Generate all views of one or more objects jointly.
 
         `image` is RGB over the background the model was trained with (white for ours, and what shows
-        through transparency): a picture, a list, or a tensor [b, 3, h, w] in [0, 1]. `elevation_deg` is that
-        of the camera that took it, one for all or one each. `azimuth_deg` and `distance` only place the
-        cameras of the result. With `keep_input_view` the first view is the picture itself (as SV3D's
-        sampling does with its last view). Give a list of generators to make each object independent of the
-        batch it is in. `latents` is the first noise, with variance 1.
+        through transparency): a picture, a list, or a tensor [b, 3, h, w] in [0, 1].
+
+        The orbit starts at the camera of the picture: an `Orbit`, one for all or one each, or a static one of
+        `num_views` views at `elevation_deg` (10; one for all or one each), `azimuth_deg` (0) and `distance`.
+        Uneven orbits need a model of conditioning `sv3d_p`. With `keep_input_view` the first view is the
+        picture itself (as SV3D's sampling does with its last view).
+
+        `guidance` goes from `min_guidance_scale` to `max_guidance_scale` (the checkpoint's); it costs nothing
+        where all scales are 1. `noise_aug_strength` is that of the published model unless given.
+        `decode_chunk_size` bounds the memory of decoding. Give a list of generators to make each object
+        independent of the batch it is in. `latents` [b, v, c, h/8, w/8] is the first noise, with variance 1.
+        The callback gets and may return `{"latents": ...}` after each step. Returns `SVDMVPipelineOutput`, or
+        (views, orbits) without `return_dict`. Raises an `Svd3dError` for whatever is wrong, before any work.
         """
-        # 0. Sizes, defaults and cameras; whatever is wrong is refused here, before any work
+        # 0. Sizes, defaults and cameras; whatever is wrong is refused here
         pictures = _pictures(image)
         height, width = height or self.size, width or self.size
-        num_views = int(self.unet.config.num_frames) if num_views is None else num_views
-        decode_chunk_size = num_views if decode_chunk_size is None else decode_chunk_size
-        _check_counts(num_views=num_views, steps=num_inference_steps, decode_chunk_size=decode_chunk_size)
-        multiple = self.vae_scale_factor
-        if height % multiple or width % multiple:
-            raise ConfigError(f"size {width} x {height}: must be a multiple of {multiple}; choose another")
-        elevations = _one_each(elevation_deg, len(pictures))
+        parts = {
+            "elevation_deg": elevation_deg,
+            "azimuth_deg": azimuth_deg,
+            "distance": distance,
+            "num_views": num_views,
+        }
+        orbits = self._orbits(len(pictures), orbit, parts)
+        num_views = orbits[0].num_views
+        shape = (len(pictures), num_views, *self._latent_shape(height, width))
+        kind = self.conditioning
+        if noise_aug_strength is None:
+            noise_aug_strength = KINDS[kind].noise_aug_strength
+        if max_guidance_scale is None:
+            max_guidance_scale = float(self.config["max_guidance_scale"])
+        _check_counts(num_inference_steps=num_inference_steps, decode_chunk_size=decode_chunk_size)
+        _check_finite(
+            min_guidance_scale=min_guidance_scale,
+            max_guidance_scale=max_guidance_scale,
+            noise_aug_strength=noise_aug_strength,
+            fps=fps,
+            motion_bucket_id=motion_bucket_id,
+        )
+        _check_latents(latents, shape)
+        if output_type not in get_args(OutputType):
+            known = ", ".join(get_args(OutputType))
+            raise ConfigError(f"output_type {output_type!r}: not known; choose one of {known}")
         if isinstance(generator, list) and len(generator) != len(pictures):
             raise ConfigError(f"{len(generator)} generators for {len(pictures)} images; give one each")
-        orbits = [
-            Orbit.static(num_views=num_views, azimuth_deg=azimuth_deg, elevation_deg=each, distance=distance)
-            for each in elevations
-        ]
-        scales = conditioning.guidance_scales(
-            num_views,
-            shape=guidance,
-            min_scale=min_guidance_scale,
-            max_scale=self.config["max_guidance_scale"] if max_guidance_scale is None else max_guidance_scale,
+        scales = conditions.guidance_scales(
+            num_views, shape=guidance, min_scale=min_guidance_scale, max_scale=max_guidance_scale
         )
         device = self._execution_device
 
         # 1. The condition: the picture for CLIP, the picture with a little noise, and the numbers
-        embeddings = torch.cat([self._encode_image([each], device, 1, False) for each in pictures])
+        of_one_size = len({each.size for each in pictures}) == 1
+        batches = [pictures] if of_one_size else [[each] for each in pictures]
+        embeddings = torch.cat([self._encode_image(batch, device, 1, False) for batch in batches])
         pixels = self.video_processor.preprocess(pictures, height=height, width=width).to(device)
-        noise = randn_tensor(pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype)
-        condition = self._encode_pixels(pixels + noise_aug_strength * noise).to(embeddings.dtype)
+        strength = torch.full((len(pictures),), noise_aug_strength, device=device)
+        noisy_pixels = conditions.augmented(pixels, strength=strength, generator=generator)
+        condition = vae.encode_condition(self.vae, noisy_pixels).to(embeddings.dtype)
         condition = condition[:, None].repeat(1, num_views, 1, 1, 1)
-        time_ids = conditioning.added_time_ids(
-            torch.tensor(elevations, dtype=torch.float32, device=device),
+        time_ids = conditions.added_time_ids(
+            kind,
+            elevations_deg=torch.tensor([each.elevations_deg for each in orbits], dtype=torch.float64),
+            azimuths_deg=torch.tensor([each.azimuths_deg for each in orbits], dtype=torch.float64),
+            noise_aug_strength=noise_aug_strength,
             fps=fps,
             motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-        )
+        ).to(device)
 
-        # 2. Guidance; where no view has any, the unconditional half is not computed
-        self._guidance_scale = scales = scales.to(device, embeddings.dtype)[:, None, None, None]
-        guided = bool((scales != 1).any())
-        if guided:
-            embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
-            condition = torch.cat([torch.zeros_like(condition), condition])
-            time_ids = torch.cat([time_ids, time_ids])
-
-        # 3. Noise levels and the first latents
+        # 2. Noise levels and the first latents
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         self._num_timesteps = len(self.scheduler.timesteps)
         sample: Any = self.prepare_latents(
@@ -193,47 +262,96 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
             None if latents is None else latents.to(embeddings.dtype),
         )
 
-        # 4. Denoise all views jointly
-        with self.progress_bar(total=num_inference_steps) as bar:  # type: ignore[call-arg]
+        # 3. Denoise all views jointly
+        self._guidance_scale = scales.to(device, embeddings.dtype)[:, None, None, None]
+        sample = self._denoise(sample, condition, embeddings, time_ids, callback_on_step_end)
+
+        # 4. Decode
+        views = sample
+        if output_type != "latent":
+            views = vae.decode(self.vae, sample, chunk=decode_chunk_size)
+            if keep_input_view:
+                views[:, 0] = pixels
+            views = self.video_processor.postprocess_video(views.transpose(1, 2), output_type=output_type)
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return views, orbits
+        return SVDMVPipelineOutput(views=views, orbits=orbits, height=height, width=width)
+
+    def _denoise(
+        self,
+        sample: Float[Tensor, "b v c h w"],
+        condition: Float[Tensor, "b v c h w"],
+        embeddings: Float[Tensor, "b 1 d"],
+        time_ids: Float[Tensor, "b *n"],
+        callback: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None,
+    ) -> Float[Tensor, "b v c h w"]:
+        """All steps of the scheduler; where no view is guided, the unconditional half is not computed."""
+        kind, scales = self.conditioning, self._guidance_scale
+        guided = bool((scales != 1).any())
+        if guided:
+            embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
+            condition = torch.cat([torch.zeros_like(condition), condition])
+            time_ids = torch.cat([time_ids, time_ids])
+        with self.progress_bar(total=self._num_timesteps) as bar:  # type: ignore[call-arg]
             for step, time in enumerate(self.scheduler.timesteps):
                 noisy = torch.cat([sample, sample]) if guided else sample
                 noisy = self.scheduler.scale_model_input(noisy, time)
                 output = self.unet(
-                    torch.cat([noisy, condition], dim=2),
+                    conditions.to_network(torch.cat([noisy, condition], dim=2), kind),
                     time,
                     encoder_hidden_states=embeddings,
                     added_time_ids=time_ids,
                 ).sample
+                output = conditions.from_network(output, kind)
                 if guided:
                     unconditional, conditional = output.chunk(2)
                     output = unconditional + scales * (conditional - unconditional)
                 sample = self.scheduler.step(output, time, sample).prev_sample
-                if callback_on_step_end is not None:
-                    changed = callback_on_step_end(self, step, time, {"latents": sample})
+                if callback is not None:
+                    changed = callback(self, step, time, {"latents": sample})
                     sample = changed.get("latents", sample)
                 bar.update()
+        return sample
 
-        # 5. Decode; the temporal decoder sees `decode_chunk_size` views of one object at a time
-        frames = [
-            self.decode_latents(each[None].to(self.vae.dtype), num_views, decode_chunk_size)
-            for each in sample
-        ]
-        views = (torch.cat(frames).permute(0, 2, 3, 4, 1) / 2 + 0.5).clamp(0, 1).cpu().numpy()
-        if keep_input_view:
-            views[:, 0] = (pixels / 2 + 0.5).permute(0, 2, 3, 1).float().cpu().numpy()
-        self.maybe_free_model_hooks()
-        return SVDMVPipelineOutput(views=views, orbits=orbits)
+    def _orbits(
+        self,
+        count: int,
+        orbit: Orbit | Sequence[Orbit] | None,
+        parts: dict[str, Any],
+    ) -> list[Orbit]:
+        """One orbit for each of `count` pictures, all of one number of views, that the model can do."""
+        given = {name: value for name, value in parts.items() if value is not None}
+        if orbit is None:
+            elevations = _one_each(given.pop("elevation_deg", DEFAULT_ELEVATION_DEG), count)
+            _check_views(given.setdefault("num_views", int(self.unet.config.num_frames)))
+            return [Orbit.static(**given, elevation_deg=each) for each in elevations]
+        if given:
+            named = ", ".join(given)
+            raise ConfigError(f"orbit: given together with {named}; give an orbit or its parts, not both")
+        orbits = [orbit] * count if isinstance(orbit, Orbit) else list(orbit)
+        if len(orbits) != count:
+            raise ConfigError(f"{len(orbits)} orbits for {count} images; give one, or one each")
+        for each in orbits:
+            _check_views(each.num_views)
+            if each.num_views != orbits[0].num_views:
+                numbers = f"{orbits[0].num_views} and {each.num_views}"
+                raise ConfigError(f"orbits of {numbers} views in one batch; call the pipeline for each")
+            if not KINDS[self.conditioning].per_view and not _is_static(each):
+                raise ConfigError(
+                    f"orbit: its views are uneven, and this model (conditioning {self.conditioning!r}) knows "
+                    "only even ones at one elevation; take Orbit.static or a model of conditioning 'sv3d_p'"
+                )
+        return orbits
 
-    def _encode_pixels(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c _h _w"]:
-        """Latents of the input, not scaled; in float32 where float16 would overflow."""
-        lifted = self.vae.dtype == torch.float16 and self.vae.config.force_upcast
-        try:
-            if lifted:
-                self.vae.to(dtype=torch.float32)
-            return self._encode_vae_image(pixels, self._execution_device, 1, False)
-        finally:
-            if lifted:
-                self.vae.to(dtype=torch.float16)
+    def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of one view's latents; refuses sizes that do not come out even."""
+        multiple = self.vae_scale_factor
+        if height < multiple or width < multiple or height % multiple or width % multiple:
+            raise ConfigError(f"size {width} x {height}: must be a multiple of {multiple}; choose another")
+        if height * width > images.MAX_PIXELS:
+            raise ConfigError(f"size {width} x {height}: above {MEGAPIXELS} megapixels; choose a smaller one")
+        return int(self.unet.config.out_channels), height // multiple, width // multiple
 
 
 def _network(folder: Path, name: str, *, dtype: torch.dtype) -> Any:
@@ -263,16 +381,35 @@ def _without_loading_bars() -> Iterator[None]:
 def _pictures(image: Image.Image | list[Image.Image] | Tensor) -> list[Image.Image]:
     """Pictures in RGB over white: stock code resizes only pictures, not tensors, for the CLIP tower."""
     if isinstance(image, Tensor):
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ConfigError(f"image: a tensor of shape {tuple(image.shape)}; pass one of [b, 3, h, w]")
-        return [
-            Image.fromarray(each)
-            for each in images.to_uint8(image.detach().float().movedim(1, 3).cpu().numpy())
-        ]
+        image = _from_tensor(image)
     found = image if isinstance(image, list) else [image]
     if not found:
         raise ConfigError("image: an empty list; pass at least one picture")
+    for each in found:
+        if not isinstance(each, Image.Image):
+            raise ConfigError(f"image: a {type(each).__name__}; pass a picture of PIL, a list, or a tensor")
+        _check_size(*each.size)
     return [each if each.mode == "RGB" else _over_white(each) for each in found]
+
+
+def _from_tensor(tensor: Tensor) -> list[Image.Image]:
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or not tensor.is_floating_point():
+        found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+        raise ConfigError(f"image: a tensor, {found}; pass floats of shape [b, 3, h, w] in [0, 1]")
+    _check_size(tensor.shape[3], tensor.shape[2])
+    if not ((tensor >= 0) & (tensor <= 1)).all():  # NaN is neither
+        low, high = tensor.min().item(), tensor.max().item()
+        raise ConfigError(f"image: a tensor of values from {low:g} to {high:g}; they must lie in [0, 1]")
+    pixels = tensor.detach().float().movedim(1, 3).cpu().numpy()
+    return [Image.fromarray(each) for each in images.to_uint8(pixels)]
+
+
+def _check_size(width: int, height: int) -> None:
+    found = f"image: {width} x {height} pixels"
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"{found}; pass one of at least {MIN_SIDE} pixels a side")
+    if width * height > images.MAX_PIXELS:
+        raise ImageError(f"{found}, above the limit of {MEGAPIXELS} megapixels; resize it first")
 
 
 def _over_white(picture: Image.Image) -> Image.Image:
@@ -289,7 +426,35 @@ def _one_each(elevation_deg: float | Sequence[float], count: int) -> list[float]
         ) from error
 
 
-def _check_counts(**counts: int) -> None:
+def _is_static(orbit: Orbit) -> bool:
+    """Whether a model that knows nothing of single views paints this orbit."""
+    even = Orbit.static(
+        num_views=orbit.num_views, azimuth_deg=orbit.azimuths_deg[0], elevation_deg=orbit.elevations_deg[0]
+    )
+    return np.allclose(even.rotations(), orbit.rotations(), atol=1e-3)
+
+
+def _check_views(num_views: int) -> None:
+    if not 2 <= num_views <= MAX_VIEWS:
+        raise ConfigError(f"num_views is {num_views}: must be from 2 to {MAX_VIEWS}; choose another")
+
+
+def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}: must be at least 1; choose another")
+
+
+def _check_finite(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{name} is {value}: must be a number, at least 0; choose another")
+
+
+def _check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    if latents is None:
+        return
+    if latents.shape != shape:
+        raise ConfigError(f"latents: of shape {tuple(latents.shape)}, but this call needs {shape}")
+    if not latents.isfinite().all():
+        raise ConfigError("latents: they hold numbers that are not finite; pass noise of variance 1")

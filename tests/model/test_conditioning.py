@@ -1,8 +1,10 @@
-"""The vector condition, widening of stock weights, and guidance over an orbit."""
+"""The vector conditions of all kinds, widening of stock weights, drop-outs, and guidance over an orbit."""
 
 import doctest
+import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -10,13 +12,17 @@ from diffusers.models.embeddings import Timesteps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svd3d.errors import CheckpointError
+from svd3d.cameras import Orbit
+from svd3d.errors import CheckpointError, ConfigError
 from svd3d.model import conditioning, tiny
 
 
 def ids(*elevations):
     return conditioning.added_time_ids(
-        torch.tensor(elevations), fps=7, motion_bucket_id=127, noise_aug_strength=0.02
+        "svd-mv",
+        elevations_deg=torch.tensor(elevations)[:, None].expand(-1, 5),
+        azimuths_deg=torch.zeros(len(elevations), 5),
+        noise_aug_strength=0.02,
     )
 
 
@@ -99,6 +105,118 @@ def test_the_vector_condition_is_fps_minus_one_motion_noise_elevation():
     found = ids(-5.0, 30.0)
     assert found.dtype == torch.float32
     assert torch.equal(found, torch.tensor([[6, 127, 0.02, -5], [6, 127, 0.02, 30]]))
+
+
+def test_every_sample_of_a_batch_has_its_own_numbers():
+    elevations = torch.tensor([[1.0, 9.0], [2.0, 9.0]])  # the input's elevation counts
+    numbers = {"fps": torch.tensor([7.0, 25.0]), "motion_bucket_id": torch.tensor([127, 40])}
+    found = conditioning.added_time_ids(
+        "svd-mv",
+        elevations_deg=elevations,
+        azimuths_deg=elevations,
+        noise_aug_strength=torch.tensor([0.02, 0.3]),
+        **{name: value.float() for name, value in numbers.items()},
+    )
+    assert torch.equal(found, torch.tensor([[6, 127, 0.02, 1], [24, 40, 0.3, 2]]))
+
+
+@given(views=st.integers(2, 21), start=st.floats(-400, 400), seed=st.integers(0, 99))
+def test_sv3d_p_is_told_polar_and_azimuth_as_its_published_sampler_does(views, start, seed):
+    random = np.random.default_rng(seed)
+    elevations, azimuths = random.uniform(-90, 90, views), start + random.uniform(0, 360, views)
+    found = conditioning.added_time_ids(
+        "sv3d_p",
+        elevations_deg=torch.from_numpy(elevations)[None],
+        azimuths_deg=torch.from_numpy(azimuths)[None],
+        noise_aug_strength=1e-5,
+    )
+    elevations, azimuths = np.roll(elevations, -1), np.roll(azimuths, -1)  # there the input is the last view
+    polar = np.deg2rad(90 - elevations)
+    azimuth = np.deg2rad((azimuths - azimuths[-1]) % 360)
+    expected = np.stack([np.full(views, 1e-5), polar, azimuth], axis=1)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found[0].numpy(), expected.astype(np.float32))
+    assert found[0, -1, 2] == 0
+
+
+def test_a_static_orbit_is_the_default_one_of_sv3d():
+    orbit = Orbit.static(num_views=21, elevation_deg=12.0, azimuth_deg=77.0)
+    found = conditioning.added_time_ids(
+        "sv3d_p",
+        elevations_deg=torch.tensor([orbit.elevations_deg], dtype=torch.float64),
+        azimuths_deg=torch.tensor([orbit.azimuths_deg], dtype=torch.float64),
+        noise_aug_strength=1e-5,
+    )
+    published = np.deg2rad(np.linspace(0, 360, 22)[1:] % 360)
+    np.testing.assert_allclose(found[0, :, 2], published, atol=1e-6)
+    np.testing.assert_allclose(found[0, :, 1], np.deg2rad(78), atol=1e-6)
+
+
+def test_sv3d_u_is_told_the_noise_alone():
+    angles = torch.zeros(2, 21)
+    noise = torch.tensor([1e-5, 0.1])
+    found = conditioning.added_time_ids(
+        "sv3d_u", elevations_deg=angles, azimuths_deg=angles, noise_aug_strength=noise
+    )
+    assert torch.equal(found, noise[:, None])
+
+
+def test_the_networks_of_sv3d_have_the_input_last_and_that_of_svd_first():
+    views = torch.arange(5.0)[None]
+    assert conditioning.to_network(views, "sv3d_u").tolist() == [[1, 2, 3, 4, 0]]
+    assert torch.equal(conditioning.to_network(views, "svd-mv"), views)
+    for kind in conditioning.KINDS:
+        assert torch.equal(conditioning.from_network(conditioning.to_network(views, kind), kind), views)
+
+
+@pytest.mark.parametrize(("kind", "width"), [("sv3d_u", 1), ("sv3d_p", 5)])
+def test_a_unet_is_prepared_for_its_own_kind_only(kind, width):
+    network = unet(width)
+    names = network.state_dict().keys()
+    assert conditioning.prepare(conditioning.prepare(network, kind), kind) is network  # twice is once
+    assert network.state_dict().keys() == names
+    denoise(network, torch.zeros({"sv3d_u": (2, 1), "sv3d_p": (2, 3, 3)}[kind]))
+    other = {"sv3d_u": "sv3d_p", "sv3d_p": "sv3d_u"}[kind]
+    with pytest.raises(CheckpointError, match=rf"{32 * width} wide, and conditioning '{other}' needs"):
+        conditioning.prepare(network, other)
+    with pytest.raises(CheckpointError, match=f"holds {width} numbers"):
+        conditioning.prepare(network, "svd-mv")
+
+
+def test_noise_augmentation_has_a_strength_for_each_sample_and_leaves_the_input_alone():
+    pixels = torch.rand(3, 3, 64, 64)
+    before = pixels.clone()
+    strength = torch.tensor([0.0, 0.1, 2.0])
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)]
+    noise = conditioning.augmented(pixels, strength=strength, generator=generators) - pixels
+    assert torch.equal(pixels, before)
+    assert noise.std(dim=(1, 2, 3)).tolist() == pytest.approx(strength.tolist(), rel=0.02, abs=1e-7)
+    alone = conditioning.augmented(
+        pixels[1:2], strength=strength[1:2], generator=torch.Generator().manual_seed(2)
+    )
+    assert torch.equal(alone - pixels[1:2], noise[1:2])
+
+
+def test_drop_outs_are_per_sample_and_independent_and_leave_the_input_alone():
+    random = torch.Generator().manual_seed(0)
+    token, latents = torch.ones(20_000, 1, 2), torch.full((20_000, 2, 1, 1, 1), math.nan)
+    kept = torch.stack(
+        [
+            conditioning.dropped(token, rate=0.1, generator=random).flatten(1).all(dim=1),
+            conditioning.dropped(latents, rate=0.2, generator=random).isnan().flatten(1).all(dim=1),
+        ]
+    ).double()
+    assert token.all()
+    assert latents.isnan().all()
+    assert (1 - kept.mean(dim=1)).tolist() == pytest.approx([0.1, 0.2], abs=0.01)
+    assert torch.corrcoef(kept)[0, 1].abs() < 0.03
+    assert torch.equal(conditioning.dropped(token, rate=0.0), token)
+    assert not conditioning.dropped(token, rate=1.0).any()
+
+
+def test_a_kind_that_is_not_known_is_refused():
+    with pytest.raises(ConfigError, match="'sv3d': not known; choose one of svd-mv, sv3d_u, sv3d_p"):
+        inspect.unwrap(conditioning.prepare)(unet(1), "sv3d")
 
 
 def test_the_sinusoid_separates_degrees_much_better_than_radians():

@@ -121,3 +121,12 @@ def test_noise_levels_for_training_are_log_normal_and_repeatable():
     assert logs.std().item() == pytest.approx(1.6, abs=0.04)
     assert torch.equal(draw(0), draw(0))
     assert not torch.equal(draw(0), draw(1))
+
+
+def test_noise_levels_for_training_are_float32_where_the_default_is_smaller():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert edm.sample_sigmas(3, p_mean=0.7, p_std=1.6).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
