@@ -158,7 +158,7 @@ def _generate(config: Any, output: Output) -> int:
 
     code = _each_object("generate", stage.run(config, tell=console.say), stage.count(config), output)
     folder = shlex.quote(str(config.out))
-    console.say(f"{config.out}: views around the objects. Next: svd3d reconstruct {folder} --out recon")
+    console.say(f"{config.out}: views around the objects. Next: svd3d reconstruct {folder}/UID --out recon")
     return code
 
 
