@@ -30,14 +30,7 @@ log = logging.getLogger(__name__)
 SMALL_MODEL = 50_000_000
 """Parameters below which one CPU thread is used: two never won, and beside other work they lost tenfold."""
 PLAIN_ELEVATION_DEG = 10.0
-"""Assumed elevation of a picture that comes without cameras.
-
-Estimating it was tried and left out: six-step orbits of `tiny`, told every fifth degree, and the elevation
-of the one whose view 0 is nearest to the picture. On held-out toy cars, centred as pictures are, that was
-wrong by 3.6 degrees on average when told -5 to 30, and always saying 10 by 6.6 (13 cars, ahead
-by 3.0 +- 1.5); told 0 to 25 it was wrong by 3.2, and 10 by 4.2 (12 cars). It takes twice the time of an orbit
-and nothing is known of objects that are no cars.
-"""
+"""Assumed elevation of a picture that comes without cameras."""
 DECODE_CHUNK = 7
 """Views decoded at once unless somebody says otherwise."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -88,14 +81,14 @@ def plan(config: GenerateConfig) -> str:
     _need_packages()
     import torch
 
-    from svd3d.model import duration
+    from svd3d.model import duration, memory
     from svd3d.model.pipeline import SVDMVPipeline
 
     num_views = config.num_views or DEFAULT_VIEWS
     memory_text = _memory(config, num_views).text()
     index: Any = SVDMVPipeline.load_config(model.local_folder(config.model) or config.model)
     largest = index.get("max_guidance_scale") if config.max_guidance is None else config.max_guidance
-    device = _device(config.device)
+    device = memory.usable_device(config.device)
     seconds = orbits * duration.estimate_s(
         config.model,
         size=config.size,
@@ -153,6 +146,8 @@ def run(config: GenerateConfig, *, tell: Callable[[str], object] = log.info) -> 
             loaded = loaded or _load(config, picture.orbit.num_views, quiet=not alone, tell=tell)
             batch = todo[first : first + config.batch_size]
             started = time.monotonic()
+            if config.estimate_elevation and source.is_file() and "elevation" not in picture.about:
+                picture = _estimated(loaded.pipeline, picture)
             orbits = _generate(loaded, config, picture, seeds=[single.seed for _, single in batch])
             seconds = (time.monotonic() - started) / len(batch)
             for (folder, single), views in zip(batch, orbits, strict=True):
@@ -306,7 +301,7 @@ def _load(config: GenerateConfig, num_views: int, *, quiet: bool, tell: Callable
     from svd3d.model import memory
     from svd3d.model.pipeline import SVDMVPipeline
 
-    device = _device(config.device)
+    device = memory.usable_device(config.device)
     preset = _preset(config)
     tell(f"{config.model}: {_memory(config, num_views).text()}")
     pipeline = SVDMVPipeline.load(config.model, dtype=getattr(torch, preset.dtype))
@@ -345,6 +340,17 @@ def _memory(config: GenerateConfig, num_views: int) -> "memory.Estimate":
         decode_chunk_size=preset.decode_chunk_size,
         batch=min(config.batch_size, config.samples),
     )
+
+
+def _estimated(pipeline: "SVDMVPipeline", picture: _Picture) -> _Picture:
+    """The picture with the orbit at the elevation that the model finds in it."""
+    from svd3d.model import elevation
+
+    square = images.resize(picture.rgba, height=pipeline.size, width=pipeline.size)
+    white = Image.fromarray(images.to_uint8(images.composite(square)))
+    views = picture.orbit.num_views
+    orbit = Orbit.static(num_views=views, elevation_deg=elevation.estimate(pipeline, white, num_views=views))
+    return dataclasses.replace(picture, orbit=orbit, about={**picture.about, "elevation": "estimated"})
 
 
 def _generate(
@@ -406,17 +412,3 @@ def _write(
         about={**picture.about, "model": config.model, "steps": config.steps, "seed": config.seed},
     )
     sample.write(made, folder)
-
-
-def _device(name: str) -> str:
-    """`auto` resolved; a GPU that is not there is refused rather than replaced."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name}: not usable here ({reason}); use --device cpu or auto") from error
-    return name

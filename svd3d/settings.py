@@ -39,6 +39,9 @@ class GenerateConfig:
     """Network of `rembg`; its weights are taken from the folder $U2NET_HOME, or downloaded."""
     elevation_deg: float | None = None
     """Elevation of the camera that took the picture; default: the sample's, or 10 for a plain picture."""
+    estimate_elevation: bool = False
+    """Ask the model for the elevation of a plain picture: costs about as much as an orbit of 48 steps without
+    guidance; scripts/benchmark_elevation.py tells how far off it is."""
     num_views: int | None = None
     """Views around the object; view 0 is the picture. Default: the sample's, or 21 for a plain picture."""
     size: int | None = None
@@ -87,6 +90,10 @@ class GenerateConfig:
         check(
             elevation is None or abs(elevation) <= 90,
             f"elevation_deg must lie between -90 and 90; got {elevation}",
+        )
+        check(
+            elevation is None or not self.estimate_elevation,
+            f"estimate_elevation: elevation_deg is given as {elevation}; leave out one of them",
         )
         for name in ("min_guidance", "max_guidance"):
             scale = getattr(self, name)

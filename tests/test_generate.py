@@ -618,3 +618,20 @@ def test_the_command_tells_the_memory_before_and_after(config, folder, checkpoin
     assert any(line.startswith("failed: b: ") for line in said)
     assert any(re.match(r"generate  3/3 objects  1 failed", line) for line in said)
     assert any(re.fullmatch(r"peak memory: \d+\.\d GB", line) for line in said)
+
+
+def test_an_estimated_elevation_is_that_of_the_cameras(tmp_path, monkeypatch):
+    from svd3d.model import elevation
+
+    monkeypatch.setattr(elevation, "estimate", lambda pipeline, picture, *, num_views: 21.5)
+    picture = tmp_path / "cube.png"
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[10:30, 12:28] = (200, 60, 30, 255)
+    Image.fromarray(pixels).save(picture)
+    config = GenerateConfig(picture, tmp_path / "out", steps=1, num_views=3, estimate_elevation=True)
+    (made,) = generate.run(config)
+    found = sample.read(made.folder)
+    assert found.orbit.elevations_deg == (21.5,) * 3
+    assert found.about["elevation"] == "estimated"
+    with pytest.raises(ConfigError, match=r"elevation_deg is given as 5\.0; leave out one"):
+        GenerateConfig(picture, tmp_path / "out", elevation_deg=5.0, estimate_elevation=True)

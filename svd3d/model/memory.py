@@ -96,6 +96,18 @@ def preset(vram_gb: int) -> Preset:
     return PRESETS[vram_gb]
 
 
+def usable_device(name: str) -> str:
+    """`auto` resolved; a GPU that is not there is refused rather than replaced."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name}: not usable here ({reason}); use --device cpu or auto") from error
+    return name
+
+
 def apply(pipeline: DiffusionPipeline, preset: Preset, *, device: str) -> None:
     """Place the networks, all on `device` or one at a time, and split batches if the preset says so.
 
