@@ -153,6 +153,32 @@ def _download(config: Any, output: Output) -> int:
     return code
 
 
+def _cache(config: Any, output: Output) -> int:
+    from svd3d import cache as stage
+
+    code = _each_object(
+        "cache", stage.run(config, tell=console.say), stage.count(config), output, place="shard"
+    )
+    if stage.is_finished(config.out):
+        data = shlex.quote(str(config.out))
+        console.say(f"{config.out}: latent shards. Next: svd3d train RECIPE --data {data} --out RUN")
+    return code
+
+
+def _cache_verify(config: Any, output: Output) -> int:
+    from svd3d import cache as stage
+
+    settings = stage.settings_of(config.out) if config.repair else None
+    code = _each_object("verify", stage.verify(config), stage.count_shards(config), output, place="shard")
+    if code and settings:
+        return _cache(settings, output)
+    if code:
+        console.say(
+            f"Encode them again with: svd3d cache verify {shlex.quote(str(config.out))} --repair True"
+        )
+    return code
+
+
 def _generate(config: Any, output: Output) -> int:
     from svd3d import generate as stage
 
@@ -166,6 +192,33 @@ def _plan_generate(config: Any) -> str:
     from svd3d import generate as stage
 
     return stage.plan(config)
+
+
+def _train(config: Any, output: Output) -> int:
+    from svd3d import train as stage
+
+    if config.prove_resume:
+        proof = stage.prove_resume(config)
+        verdict = "the same to the last bit" if proof.passed else "NOT the same"
+        console.say(f"{proof.steps} steps straight, and killed after {proof.killed_after}: {verdict}")
+        output.result(None, passed=proof.passed, **dataclasses.asdict(proof))
+        return 0 if proof.passed else FAILED
+    steps = stage.run(config)
+    if os.environ.get("RANK", "0") != "0":  # of `accelerate launch`: one process speaks for all
+        for _ in steps:
+            pass
+        return 0
+    left = stage.steps_left(config)
+    for step in console.progress(
+        steps, label="train", total=left, failed=lambda step: step.loss is None, unit="steps"
+    ):
+        if step.checkpoint is not None:
+            loss = "not finite" if step.loss is None else f"{step.loss:.4g}"
+            console.say(f"step {step.step}: loss {loss}; {step.checkpoint}")
+            output.result(step.checkpoint, step=step.step, loss=step.loss, skipped=step.skipped)
+    model = shlex.quote(str(config.out / "checkpoints" / f"step-{config.max_train_steps}"))
+    console.say(f"{config.out}: trained. Next: svd3d generate IMAGE --model {model} --out generated")
+    return 0
 
 
 def _reconstruct(config: Any, output: Output) -> int:
@@ -254,6 +307,11 @@ STAGES: dict[str, Stage] = {
     "render select": Stage(
         "render.config:SelectConfig", "a training list by licence and stored scores", _render_select
     ),
+    "cache": Stage("svd3d.settings:CacheConfig", "sample folders to latent shards for training", _cache),
+    "cache verify": Stage(
+        "svd3d.settings:CacheVerifyConfig", "whether latent shards are whole, and their repair", _cache_verify
+    ),
+    "train": Stage("svd3d.settings:TrainConfig", "finetune a model on cached latents", _train),
     "generate": Stage(
         "svd3d.settings:GenerateConfig",
         "pictures to views around their objects",

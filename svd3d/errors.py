@@ -9,6 +9,7 @@
     │   └── ObjectError        a 3-D file is broken, empty or refused
     ├── CameraError            cameras that cannot exist
     ├── CheckpointError        a model folder is missing parts or of another kind
+    ├── TrainingError          training cannot go on, such as losses that are not finite
     ├── MeshError              a surface that cannot be measured or made
     ├── RenderError            Blender failed on an object that looked right
     └── DependencyError        an optional package is not installed
@@ -61,6 +62,10 @@ class CameraError(Svd3dError):
 
 class CheckpointError(Svd3dError):
     """A model folder is missing, incomplete or of another kind."""
+
+
+class TrainingError(Svd3dError):
+    """Training cannot go on."""
 
 
 class MeshError(Svd3dError):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from svd3d.cameras import DEFAULT_VIEWS
 from svd3d.config import check
 
 Metric = Literal[
@@ -184,6 +185,179 @@ class ConvertConfig:
         size = self.size
         check(size is None or (size >= 16 and size % 8 == 0), f"size must be a multiple of 8; got {size}")
         check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2^63; got {self.seed}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Finetune a model on cached latents. Names that users of diffusers know are kept.
+
+    On several GPUs: accelerate launch --num_processes N -m svd3d train RECIPE --data DIR --out RUN.
+    """
+
+    data: Path
+    """Folder of latents, made by svd3d cache."""
+    out: Path
+    """Folder of the run: config.yaml, metrics.jsonl and checkpoints/step-N, a model each."""
+    model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
+    """Hub id or folder of the pipeline to start from, or `tiny`; other starts are made by svd3d convert."""
+    trains: Literal["all", "temporal", "lora"] = "all"
+    """`all` weights of the UNet; its `temporal` layers or low-rank adapters (`lora`), which both leave what
+    it knows of the elevation as it is."""
+    max_train_steps: int = 12_000
+    """Steps of the optimizer in all, those before a resume included."""
+    train_batch_size: int = 1
+    """Orbits at once in each process; more need more memory and change nothing else."""
+    gradient_accumulation_steps: int | None = None
+    """Batches of each process summed to a step; default: what --global-batch-size needs, or 1."""
+    global_batch_size: int | None = None
+    """Orbits per step over all processes; default: the product of the two above and the processes."""
+    num_views: int | None = None
+    """Views to thin out the cached orbits to, evenly; default: all of them."""
+    dataloader_num_workers: int = 0
+    """Processes that read ahead, for each process that trains; they change nothing else."""
+    learning_rate: float = 1e-5
+    """Of AdamW, after the warm-up."""
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: as it is, or down to zero at the last step."""
+    lr_warmup_steps: int = 0
+    """Steps over which the learning rate rises to its full size."""
+    adam_beta1: float = 0.9
+    """Decay of the mean of gradients."""
+    adam_beta2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    adam_weight_decay: float = 0.01
+    """Decay of weights, in units of the learning rate."""
+    adam_epsilon: float = 1e-8
+    """Keeps AdamW from dividing by zero."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are shortened to it."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """`bf16`: the UNet computes in bfloat16; weights, noise and loss stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to keep fewer: less memory, about a third more time."""
+    p_mean: float = 1.0
+    """Mean of log sigma, the noise level."""
+    p_std: float = 1.6
+    """Standard deviation of log sigma."""
+    drop_image: float = 0.1
+    """How often an orbit is trained without the latents of its input, for classifier-free guidance."""
+    drop_clip: float = 0.1
+    """The same for the CLIP embedding, independently."""
+    ema_decay: float = 0.9999
+    """Largest decay of the average of the weights, which is the model; after t steps it is (1 + t) / (10 + t)
+    at most, so that short runs are averaged too."""
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: int | None = None
+    """Scale of the adapters times their rank; default: the rank."""
+    lora_where: Literal["all", "spatial", "temporal"] = "all"
+    """Which attention gets adapters."""
+    checkpointing_steps: int = 500
+    """Steps between checkpoints; the last step always has one."""
+    checkpoints_total_limit: int = 3
+    """Newest checkpoints to keep; the one of the lowest validation loss is kept besides."""
+    resume_from_checkpoint: str = "latest"
+    """`latest`: continue, or begin if there is no checkpoint yet. `step-N`: continue from that one."""
+    validation_steps: int | None = None
+    """Steps between losses on held-out objects, with the averaged weights; default: never."""
+    validation_batches: int = 4
+    """Batches of each process for it, always the same."""
+    held_out: float = 0.02
+    """Share of the objects that are never trained on."""
+    max_bad_steps: int = 10
+    """Stop after so many steps in a row whose loss or gradient is not finite; each is skipped."""
+    seed: int = 0
+    """Of the order of the orbits, of all noise, and of new adapters."""
+    device: Literal["auto", "cpu"] = "auto"
+    """A GPU for each process if there is one, or the CPU."""
+    prove_resume: int | None = None
+    """Train so many steps straight, and again with a kill in the middle, compare bit by bit, and stop."""
+
+    def __post_init__(self) -> None:
+        at_least_one = ("max_train_steps", "train_batch_size", "checkpointing_steps", "max_bad_steps")
+        at_least_one += ("checkpoints_total_limit", "validation_batches", "lora_rank")
+        optional = ("gradient_accumulation_steps", "global_batch_size", "validation_steps", "lora_alpha")
+        check(
+            self.num_views is None or self.num_views >= 2,
+            f"num_views must be at least 2; got {self.num_views}",
+        )
+        for name in (*at_least_one, *optional):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"{name} must be at least 1; got {value}")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "p_std"):
+            value = getattr(self, name)
+            check(math.isfinite(value) and value > 0, f"{name} must be a number above 0; got {value}")
+        for name in ("adam_weight_decay", "lr_warmup_steps", "seed", "dataloader_num_workers"):
+            value = getattr(self, name)
+            check(0 <= value < 2**63, f"{name} must be at least 0 and below 2^63; got {value}")
+        for name in ("drop_image", "drop_clip", "held_out", "ema_decay", "adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"{name} must be at least 0 and below 1; got {value}")
+        check(math.isfinite(self.p_mean), f"p_mean must be a finite number; got {self.p_mean}")
+        steps = self.prove_resume
+        check(steps is None or steps >= 4, f"prove_resume must be at least 4 steps; got {steps}")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Sample folders to latent shards: what the encoders make of them, once, for `svd3d train`."""
+
+    views: Positional[Path]
+    """A sample folder, or a folder of them."""
+    out: Path
+    """Folder for the shards."""
+    model: str = "tiny"
+    """Hub id or folder of a diffusers pipeline, or `tiny`, whose autoencoder and CLIP are used."""
+    size: int | None = None
+    """Height and width of the views in pixels; default: the size the model was trained at."""
+    num_views: int = DEFAULT_VIEWS
+    """Views that each sample must hold; `svd3d train` can thin them out."""
+    all_condition_views: bool = False
+    """Let training begin orbits at any view, not at view 0 alone; shards grow by about 1 + K times."""
+    noise_variants: int = 2
+    """K: noisy encodings of each condition view, beside the clean one; training picks one of them."""
+    backgrounds: tuple[Literal["white", "random"], ...] = ("white", "random")
+    """One row for each; `random` is one colour an object, and may be given more than once."""
+    objects_per_shard: int = 128
+    """Objects that are lost at most when a run is killed; at 576 pixels, 256 MB for two backgrounds."""
+    part: int = 0
+    """Which of PARTS this process does; several may share --out at a time, one a GPU, say."""
+    parts: int = 1
+    """How many processes share the work; the last to end finishes the cache."""
+    encode_chunk: int = 7
+    """Views encoded at once; fewer need less memory."""
+    workers: int = 2
+    """Threads that read pictures ahead."""
+    seed: int = 0
+    """Seed of noise and colours."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format of the encoders."""
+
+    def __post_init__(self) -> None:
+        check(self.size is None or self.size >= 16, f"size must be at least 16 pixels; got {self.size}")
+        check(
+            2 <= self.num_views <= MAX_VIEWS,
+            f"num_views must lie between 2 and {MAX_VIEWS}; got {self.num_views}",
+        )
+        for name in ("objects_per_shard", "parts", "encode_chunk", "workers"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+        check(self.noise_variants >= 0, f"noise_variants must not be below 0; got {self.noise_variants}")
+        check(len(self.backgrounds) > 0, "backgrounds must name at least one of white, random")
+        last = self.parts - 1
+        check(0 <= self.part <= last, f"part must lie between 0 and parts - 1 = {last}; got {self.part}")
+        check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2^63; got {self.seed}")
+
+
+@dataclass(frozen=True)
+class CacheVerifyConfig:
+    """Read every byte of a latent cache and name what changed or is missing."""
+
+    out: Positional[Path]
+    """The folder that `svd3d cache` made."""
+    repair: bool = False
+    """Encode damaged shards again, from the views and the model that made them."""
 
 
 @dataclass(frozen=True)

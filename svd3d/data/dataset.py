@@ -1,0 +1,201 @@
+"""The order of training as a pure function: (seed, global position) says which orbit is seen, and how.
+
+No state to save, nothing to shuffle: a position names the epoch and the place in it, a keyed permutation
+the object, and keyed hashes everything that is drawn for the sample. So one integer resumes exactly, and any
+number of processes, loader workers and micro-batches sees the same samples in the same global order.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from svd3d.cameras import every
+from svd3d.data.latents import Latents, Row
+from svd3d.errors import ConfigError
+
+Part = Literal["train", "held-out"]
+Batch = dict[str, Any]
+ROUNDS = 8
+"""Of the Feistel network: four are a random permutation in theory, small ones gain from more."""
+
+
+def draw(bound: int, *key: object) -> int:
+    """A whole number from 0 below `bound`, evenly: the same for the same key, on every machine."""
+    text = "\0".join(map(str, key)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big") % bound
+
+
+def permuted(place: int, count: int, *key: object) -> int:
+    """Where a keyed random permutation of `count` things sends `place`, without writing it down.
+
+    A Feistel network on the next larger square power of two, walked until it is back below `count` (Black and
+    Rogaway 2002, "Ciphers with arbitrary finite domains").
+    """
+    half = max(1, ((count - 1).bit_length() + 1) // 2)
+    side = 1 << half
+    while True:
+        left, right = divmod(place, side)
+        for turn in range(ROUNDS):
+            left, right = right, left ^ draw(side, *key, turn, right)
+        place = left * side + right
+        if place < count:
+            return place
+
+
+def is_held_out(uid: str, fraction: float) -> bool:
+    """Whether an object is kept from training: by the hash of its name, so for good and on every machine."""
+    return draw(1 << 64, "held-out", uid) < fraction * (1 << 64)
+
+
+class Draws(Dataset[Batch]):
+    """Sample number `position` of a run, as tensors of one element; what `Batches` stacks."""
+
+    def __init__(
+        self, latents: Latents, objects: list[int], *, seed: int, num_views: int, shuffled: bool
+    ) -> None:
+        self.latents = latents
+        self.objects = objects
+        self.seed = seed
+        self.num_views = num_views
+        self.shuffled = shuffled
+
+    def __getitem__(self, position: int) -> Batch:
+        epoch, place = divmod(position, len(self.objects))
+        if self.shuffled:
+            place = permuted(place, len(self.objects), "order", self.seed, epoch)
+        shape = self.latents.info.shape
+        variant = self._draw(len(shape.backgrounds), "background", position)
+        row = self.latents.read(self.objects[place], variant=variant)
+        return self._sample(row, position)
+
+    def _sample(self, row: Row, position: int) -> Batch:
+        """The orbit from a view on that can be the condition, thinned out to the views of the model."""
+        shape = self.latents.info.shape
+        start = self._draw(shape.condition_views, "roll", position)
+        views = every(shape.num_views, num_views=self.num_views, start=start)
+        noisy = min(shape.noise_variants, 1) + self._draw(max(shape.noise_variants, 1), "noise", position)
+        return {
+            "latents": row.latents[views],
+            "cond_latents": row.cond_latents[start, noisy],
+            "noise_aug": row.noise_aug[start, noisy],
+            "clip": row.clip[start, None],
+            "elevations_deg": row.elevations_deg[views],
+            "azimuths_deg": row.azimuths_deg[views],
+            "draw_seed": torch.tensor(self._draw(1 << 63, "draw", position)),
+            "uid": row.uid,
+        }
+
+    def _draw(self, bound: int, what: str, position: int) -> int:
+        return draw(bound, what, self.seed, position)
+
+
+class Batches:
+    """The micro-batches of one process, from a global position on.
+
+    Each has `latents [b v c h w]` (scaled), `cond_latents [b c h w]` (not scaled), `noise_aug [b]`,
+    `clip [b 1 d]`, `elevations_deg [b v]`, `azimuths_deg [b v]`, all float32, `draw_seed [b]`, int64, which
+    seeds whatever else is random about a sample, and `uid`, a list. View 0 is the condition.
+
+    Training never ends and takes each object once an epoch; the held-out part is passed once, by name, and
+    may end with a smaller batch. `position` is the global position to go on from: it moves when the process
+    has got the last micro-batch of a global batch.
+    """
+
+    def __init__(
+        self,
+        latents: Latents,
+        *,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        held_out: float,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        part: Part = "train",
+        num_views: int | None = None,
+        workers: int = 0,
+    ) -> None:
+        """`num_views` thins orbits out (default: all views); `workers` are loader processes, 0 for none.
+
+        Raises `ConfigError` for a global batch that does not come out even, or a part without objects.
+        """
+        if global_batch < 1 or global_batch % (world * micro_batch):
+            raise ConfigError(
+                f"global batch {global_batch}: does not divide into {world} processes x {micro_batch} "
+                "samples; choose a multiple"
+            )
+        self.global_batch = global_batch
+        self.micro_batch = micro_batch
+        self.rank, self.world = rank, world
+        self.position = start
+        self.part = part
+        self.workers = workers
+        self.draws = Draws(
+            latents,
+            objects_of(latents, part, held_out=held_out),
+            seed=seed,
+            num_views=num_views or latents.info.shape.num_views,
+            shuffled=part == "train",
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        plan = self._plan(self.position)
+        if not self.workers:
+            for positions, end in plan:
+                self.position = end
+                yield collate([self.draws[position] for position in positions])
+            return
+        positions_of_batches, plan = itertools.tee(plan)
+        loader = DataLoader(
+            self.draws,
+            batch_sampler=(positions for positions, _ in positions_of_batches),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # or the loader would take its seed from the global generator
+        )
+        for batch, (_, end) in zip(loader, plan, strict=True):
+            self.position = end
+            yield batch
+
+    def _plan(self, start: int) -> Iterator[tuple[list[int], int]]:
+        """The positions of each micro-batch of this process, and where to go on after it."""
+        stop = None if self.part == "train" else len(self.draws.objects)
+        share = self.global_batch // self.world
+        while stop is None or start < stop:
+            end = start + self.global_batch if stop is None else min(start + self.global_batch, stop)
+            mine = range(start, end)[self.rank * share : (self.rank + 1) * share]
+            for first in range(0, len(mine), self.micro_batch):
+                last = first + self.micro_batch >= len(mine)
+                yield list(mine[first : first + self.micro_batch]), end if last else start
+            start = end
+
+
+def objects_of(latents: Latents, part: Part, *, held_out: float) -> list[int]:
+    """Indices of the objects of a part, in the order of their names.
+
+    Raises `ConfigError` where there are none.
+    """
+    wanted = part == "held-out"
+    objects = [i for i, uid in enumerate(latents.uids) if is_held_out(uid, held_out) == wanted]
+    if not objects:
+        raise ConfigError(
+            f"{latents.folder}: no object of {len(latents)} is for {part} with held-out fraction "
+            f"{held_out:g}; choose another fraction or cache more objects"
+        )
+    return objects
+
+
+def collate(samples: list[Batch]) -> Batch:
+    """One batch of samples: tensors are stacked, names listed."""
+    return {
+        name: torch.stack([each[name] for each in samples])
+        if isinstance(value, Tensor)
+        else [each[name] for each in samples]
+        for name, value in samples[0].items()
+    }
