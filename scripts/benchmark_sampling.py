@@ -20,6 +20,7 @@ import math
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from svd3d.cameras import Orbit  # noqa: E402
-from svd3d.model import conditioning, fast, tiny, vae  # noqa: E402
+from svd3d.model import checkpoints, conditioning, fast, priors, vae  # noqa: E402
 from svd3d.model.pipeline import SVDMVPipeline  # noqa: E402
 
 VIEWS, ELEVATION_DEG, GUIDED = 21, 10.0, 2.5
@@ -290,35 +291,11 @@ def stock_of(ours: SVDMVPipeline) -> diffusers.StableVideoDiffusionPipeline:
 
 def random_svd() -> SVDMVPipeline:
     """Stable Video Diffusion's sizes with random weights, in bfloat16."""
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    torch.manual_seed(0)
-    scheduler = tiny.scheduler()
-    scheduler.register_to_config(sigma_max=700.0)
-    parts = {
-        "unet": diffusers.UNetSpatioTemporalConditionModel(num_frames=VIEWS, sample_size=72),
-        "vae": diffusers.AutoencoderKLTemporalDecoder(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            layers_per_block=2,
-            sample_size=576,
-        ),
-        "image_encoder": CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=1280,
-                intermediate_size=5120,
-                num_hidden_layers=32,
-                num_attention_heads=16,
-                patch_size=14,
-                projection_dim=1024,
-            )
-        ),
-    }
-    return SVDMVPipeline(
-        **{name: part.to(torch.bfloat16).eval() for name, part in parts.items()},
-        scheduler=scheduler,
-        feature_extractor=CLIPImageProcessor(),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints.write(
+            checkpoints.multi_view(priors.full_size(seed=0)), Path(folder), dtype=torch.bfloat16
+        )
+        return SVDMVPipeline.load(folder, dtype=torch.bfloat16)
 
 
 def toy_car(size: int) -> Image.Image:

@@ -77,19 +77,19 @@ def run(config: CacheConfig, *, tell: Callable[[str], object] = log.info) -> Ite
     this part or another. Raises `ConfigError` for settings other than those the cache was begun with.
     """
     _need_packages()
-    from svd3d.data import latents
+    from svd3d.data import shards
 
     folders = _sources(config)
     mine = dict.fromkeys(_mine(folders, config))
     out = runs.output_folder(config.out)
     with runs.lock(out, part=f"{config.part}-of-{config.parts}"):
         runs.same_settings(out, config, ignore=FREELY_CHANGED)
-        shards = latents.read_shards(out)
-        held = {uid: shard for shard in shards for uid in shard.uids}
+        found = shards.read_shards(out)
+        held = {uid: shard for shard in found for uid in shard.uids}
         for uid in mine:
             if uid in held and not held[uid].is_damaged:
                 yield Cached(uid, out / "shards" / held[uid].entry.name, "skipped", "", 0.0)
-        damaged = {each.entry.name: each.uids for each in shards if each.is_damaged}
+        damaged = {each.entry.name: each.uids for each in found if each.is_damaged}
         if gone := {uid for uids in damaged.values() for uid in uids} - set(folders):
             reason = f"{min(gone)} must be encoded again (its shard is damaged), and is not there"
             raise InputError(f"{config.views}: {reason}; bring it back, or make another cache")
@@ -146,7 +146,7 @@ def _need_packages() -> None:
 
 def _sources(config: CacheConfig) -> dict[str, Path]:
     """The sample folders by their names, which are the uids."""
-    folders = {folder.resolve().name: folder for folder in sample.find(config.views)}
+    folders = {os.path.basename(path): Path(path) for path in map(os.path.abspath, sample.find(config.views))}
     if not folders:
         raise InputError(f"{config.views}: holds no finished sample; make some with: svd3d render")
     return folders
@@ -164,7 +164,7 @@ def _groups(uids: list[str], size: int) -> dict[str, list[str]]:
 
 
 def _load(config: CacheConfig, *, tell: Callable[[str], object]) -> Loaded:
-    """The autoencoder and CLIP on the device asked for; the UNet only tells the size."""
+    """The autoencoder and CLIP on the device asked for; of the UNet only the size is needed."""
     import torch
 
     from svd3d.data import latents
@@ -172,12 +172,11 @@ def _load(config: CacheConfig, *, tell: Callable[[str], object]) -> Loaded:
     from svd3d.model.pipeline import SVDMVPipeline
 
     device = memory.usable_device(config.device)
-    pipeline = SVDMVPipeline.load(config.model, dtype=getattr(torch, config.dtype))
+    pipeline = SVDMVPipeline.load(config.model, dtype=getattr(torch, config.dtype), encoders_only=True)
     size = config.size or pipeline.size
     factor = pipeline.vae_scale_factor
     if size % factor:
         raise ConfigError(f"size {size}: must be a multiple of {factor}; choose another")
-    pipeline.unet.to("meta")
     pipeline.vae.to(device)
     pipeline.image_encoder.to(device)
     tell(f"{config.model}: encoding {config.num_views} views of {size} pixels on {device}")
@@ -204,7 +203,7 @@ def _write_shard(
     """One shard, and then what became of each of its samples."""
     import torch
 
-    from svd3d.data import latents
+    from svd3d.data import shards
 
     _check_space(config.out, len(folders), loaded.shape)
     results = []
@@ -226,7 +225,7 @@ def _write_shard(
             results.append(Cached(uid, shard, "done", "", time.monotonic() - started))
             yield rows
 
-    latents.write_shard(config.out, name, encoded(), shape=loaded.shape, encoders=loaded.encoders)
+    shards.write_shard(config.out, name, encoded(), shape=loaded.shape, encoders=loaded.encoders)
     for result in results:
         facts = {"shard": result.shard and name, "message": result.message, "seconds": result.seconds}
         runs.append_line(config.out / LEDGER, {"uid": result.uid, "status": result.status, **facts})
@@ -235,9 +234,9 @@ def _write_shard(
 
 def _check_space(out: Path, objects: int, shape: "Shape") -> None:
     """Refuse to begin a shard that the disk cannot hold."""
-    from svd3d.data import latents
+    from svd3d.data import shards
 
-    needed, free = objects * len(shape.backgrounds) * latents.row_bytes(shape), shutil.disk_usage(out).free
+    needed, free = objects * len(shape.backgrounds) * shards.row_bytes(shape), shutil.disk_usage(out).free
     if needed > free:
         reason = f"the next shard needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
         raise OutputError(f"{out}: {reason}; free some space and run the same command again, it resumes")
@@ -245,6 +244,8 @@ def _check_space(out: Path, objects: int, shape: "Shape") -> None:
 
 def _read(folder: Path, *, config: CacheConfig, size: int) -> Sample:
     """A sample as training sees it: its condition view first, square, of the size asked for."""
+    if folder.name.encode("utf-8", "ignore") != os.fsencode(folder.name):
+        raise SampleError(f"{folder}: its name is not UTF-8, which shards need; rename the folder")
     found = sample.read(folder)
     height, width = found.images.shape[1:3]
     if found.orbit is None:
@@ -280,7 +281,7 @@ def encode(loaded: Loaded, uid: str, orbit: Sample, *, seed: int, chunk: int | N
 
     assert orbit.orbit is not None, "samples without an orbit are refused when they are read"
     pipeline, shape, device = loaded.pipeline, loaded.shape, loaded.device
-    conditions, noises = shape.condition_views, shape.noise_variants
+    conditions, variants = shape.condition_views, shape.noise_variants
 
     def in_chunks(encoder: Callable[[Any], "Tensor"], inputs: Any) -> "Tensor":
         step = chunk or len(inputs)
@@ -297,23 +298,24 @@ def encode(loaded: Loaded, uid: str, orbit: Sample, *, seed: int, chunk: int | N
         pixels = torch.from_numpy(views).permute(0, 3, 1, 2).float() / 127.5 - 1
 
         generator = torch.Generator().manual_seed(draw(1 << 63, "noise", *key))
-        strength = edm.sample_sigmas(conditions * noises, **NOISE_AUG, generator=generator)
-        noise_aug = torch.cat([torch.zeros(conditions, 1), strength.reshape(conditions, noises)], dim=1)
+        strength = edm.sample_sigmas(conditions * variants, **NOISE_AUG, generator=generator)
         noisy = conditioning.augmented(
-            pixels[:conditions].repeat_interleave(1 + noises, dim=0),
-            strength=noise_aug.flatten(),
-            generator=generator,
+            pixels[:conditions].repeat_interleave(variants, dim=0), strength=strength, generator=generator
         )
+        modes = in_chunks(
+            lambda each: vae.encode_condition(pipeline.vae, each.to(device)), torch.cat([pixels, noisy])
+        )
+        clean, noisy_modes = modes[: len(pixels)], modes[len(pixels) :].unflatten(0, (conditions, variants))
         rows.append(
             latents.Row(
                 uid=uid,
                 licence=str(orbit.about.get("licence") or ""),
                 background=colour,
-                latents=in_chunks(lambda each: vae.encode_views(pipeline.vae, each.to(device)), pixels),
-                cond_latents=in_chunks(
-                    lambda each: vae.encode_condition(pipeline.vae, each.to(device)), noisy
-                ).unflatten(0, (conditions, 1 + noises)),
-                noise_aug=noise_aug,
+                latents=loaded.encoders.scaling_factor * clean,
+                cond_latents=torch.cat([clean[:conditions, None], noisy_modes], dim=1),
+                noise_aug=torch.cat(
+                    [torch.zeros(conditions, 1), strength.reshape(conditions, variants)], dim=1
+                ),
                 clip=in_chunks(
                     lambda each: pipeline._encode_image(each, device, 1, False)[:, 0],
                     [Image.fromarray(view) for view in views[:conditions]],
@@ -327,18 +329,18 @@ def encode(loaded: Loaded, uid: str, orbit: Sample, *, seed: int, chunk: int | N
 
 def _finish(config: CacheConfig, uids: set[str], *, tell: Callable[[str], object]) -> None:
     """Write the index, unless samples are open in another part."""
-    from svd3d.data import latents
+    from svd3d.data import shards
 
-    shards = [shard for shard in latents.read_shards(config.out) if not shard.is_damaged]
+    found = [shard for shard in shards.read_shards(config.out) if not shard.is_damaged]
     last = {record["uid"]: record["status"] for record in runs.read_lines(config.out / LEDGER)}
-    left = uids.difference(*(shard.uids for shard in shards))
+    left = uids.difference(*(shard.uids for shard in found))
     failed = {uid for uid in left if last.get(uid) == "failed"}
     if still_open := left - failed:
         tell(f"{len(still_open)} samples are open in other parts; the last one to end writes the index")
-    elif not shards:
+    elif not found:
         raise InputError(f"{config.out}: none of {len(uids)} samples could be encoded; see {LEDGER}")
     else:
-        info = latents.write_index(config.out, shards, failed=len(failed))
-        licences = {licence for shard in shards for licence in shard.licences}
+        info = shards.write_index(config.out, found, failed=len(failed))
+        licences = {licence for shard in found for licence in shard.licences}
         runs.write_manifest(config.out, stage="cache", config=config, licences=licences)
-        tell(f"{info.objects} objects in {len(shards)} shards, {len(failed)} failed")
+        tell(f"{info.objects} objects in {len(found)} shards, {len(failed)} failed")

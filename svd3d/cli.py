@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -174,7 +175,7 @@ def _cache_verify(config: Any, output: Output) -> int:
         return _cache(settings, output)
     if code:
         console.say(
-            f"Encode them again with: svd3d cache verify {shlex.quote(str(config.out))} --repair True"
+            f"Encode them again with: svd3d cache verify {shlex.quote(str(config.out))} --repair"
         )
     return code
 
@@ -194,15 +195,38 @@ def _plan_generate(config: Any) -> str:
     return stage.plan(config)
 
 
+def _prove_resume(config: Any, output: Output) -> int:
+    from svd3d import proof as stage
+
+    proof = stage.run(config)
+    verdict = "the same to the last bit" if proof.passed else "NOT the same"
+    console.say(f"{proof.steps} steps straight, and killed after {proof.killed_after}: {verdict}")
+    output.result(None, passed=proof.passed, **dataclasses.asdict(proof))
+    return 0 if proof.passed else FAILED
+
+
+def _launch(config: Any, output: Output) -> int:
+    from svd3d import launch
+
+    if config.nodes == 1:
+        launch.run(config)
+    recipe = launch.write_recipe(config)
+    console.say(f"Run one line on each of {config.nodes} machines, which all see {config.out}:")
+    for node in range(config.nodes):
+        output.result(None, node=node, command=launch.line(config, recipe, node=node))
+        if not output.as_json:
+            console.result(shlex.join(launch.line(config, recipe, node=node)))
+    return 0
+
+
 def _train(config: Any, output: Output) -> int:
+    from svd3d import launch
     from svd3d import train as stage
 
     if config.prove_resume:
-        proof = stage.prove_resume(config)
-        verdict = "the same to the last bit" if proof.passed else "NOT the same"
-        console.say(f"{proof.steps} steps straight, and killed after {proof.killed_after}: {verdict}")
-        output.result(None, passed=proof.passed, **dataclasses.asdict(proof))
-        return 0 if proof.passed else FAILED
+        return _prove_resume(config, output)
+    if launch.is_wanted(config):
+        return _launch(config, output)
     steps = stage.run(config)
     if os.environ.get("RANK", "0") != "0":  # of `accelerate launch`: one process speaks for all
         for _ in steps:
@@ -215,9 +239,16 @@ def _train(config: Any, output: Output) -> int:
         if step.checkpoint is not None:
             loss = "not finite" if step.loss is None else f"{step.loss:.4g}"
             console.say(f"step {step.step}: loss {loss}; {step.checkpoint}")
+        if step.validation_loss is not None:
+            scores = {"loss": step.validation_loss, **(step.validation or {})}
+            told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            console.say(f"step {step.step}: held out: {told}")
+        if step.checkpoint is not None:
             output.result(step.checkpoint, step=step.step, loss=step.loss, skipped=step.skipped)
     model = shlex.quote(str(config.out / "checkpoints" / f"step-{config.max_train_steps}"))
-    console.say(f"{config.out}: trained. Next: svd3d generate IMAGE --model {model} --out generated")
+    console.say(
+        f"{config.out}: trained, see index.html. Next: svd3d generate IMAGE --model {model} --out DIR"
+    )
     return 0
 
 
@@ -334,7 +365,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except Svd3dError as error:
-        console.say(f"svd3d: {' '.join(str(error).split())}")
+        who = f"svd3d, process {os.environ['RANK']}" if "RANK" in os.environ else "svd3d"
+        console.say(f"{who}: {' '.join(str(error).split())}")
         code = WRONG_INPUT
     except KeyboardInterrupt:
         console.say(f"interrupted; resume with the same command: svd3d {shlex.join(arguments)}")
@@ -402,7 +434,7 @@ def parse(settings: type, arguments: list[str], *, prog: str) -> Any:
             parsed = tyro.cli(
                 _with_defaults(settings, recipe) if recipe else settings,
                 prog=prog,
-                args=arguments,
+                args=_switched_on(settings, arguments),
                 config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit as exit_:
@@ -410,6 +442,20 @@ def parse(settings: type, arguments: list[str], *, prog: str) -> Any:
             raise
         raise ConfigError(f"{_one_line(complaint.getvalue())} See: {prog} --help") from exit_
     return settings(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(settings)})
+
+
+def _switched_on(settings: type, arguments: list[str]) -> list[str]:
+    """The arguments with `True` after every switch that is named without a value."""
+    hints = typing.get_type_hints(settings)
+    switches = {f"--{name}" for name, kind in hints.items() if kind is bool}
+    found = []
+    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        found.append(word)
+        if word.replace("_", "-") in {each.replace("_", "-") for each in switches} and following.startswith(
+            "--"
+        ):
+            found.append("True")
+    return found
 
 
 def _with_defaults(settings: type, recipe: dict[str, Any]) -> type:

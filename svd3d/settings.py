@@ -189,10 +189,7 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Finetune a model on cached latents. Names that users of diffusers know are kept.
-
-    On several GPUs: accelerate launch --num_processes N -m svd3d train RECIPE --data DIR --out RUN.
-    """
+    """Finetune a model on cached latents. Names that users of diffusers know are kept."""
 
     data: Path
     """Folder of latents, made by svd3d cache."""
@@ -211,6 +208,8 @@ class TrainConfig:
     """Batches of each process summed to a step; default: what --global-batch-size needs, or 1."""
     global_batch_size: int | None = None
     """Orbits per step over all processes; default: the product of the two above and the processes."""
+    auto_batch: bool = False
+    """Try train_batch_size before the first step and halve it until it fits, at the same orbits per step."""
     num_views: int | None = None
     """Views to thin out the cached orbits to, evenly; default: all of them."""
     dataloader_num_workers: int = 0
@@ -231,6 +230,8 @@ class TrainConfig:
     """Keeps AdamW from dividing by zero."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
+    use_8bit_adam: bool = False
+    """AdamW whose moments take 8 bits each (package bitsandbytes)."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """`bf16`: the UNet computes in bfloat16; weights, noise and loss stay float32."""
     gradient_checkpointing: bool = False
@@ -259,24 +260,41 @@ class TrainConfig:
     resume_from_checkpoint: str = "latest"
     """`latest`: continue, or begin if there is no checkpoint yet. `step-N`: continue from that one."""
     validation_steps: int | None = None
-    """Steps between losses on held-out objects, with the averaged weights; default: never."""
+    """Steps between looks at held-out objects, with the averaged weights: their loss, and views painted of
+    them; default: never."""
     validation_batches: int = 4
-    """Batches of each process for it, always the same."""
+    """Batches of each process for the loss, always the same."""
+    validation_objects: int = 4
+    """Held-out objects whose views are painted and compared with the true ones; 0: none."""
+    validation_sampling_steps: int = 10
+    """Denoising steps of these views."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Who else is told the numbers of metrics.jsonl, if installed."""
     held_out: float = 0.02
     """Share of the objects that are never trained on."""
+    damaged: Literal["error", "skip"] = "error"
+    """What an object whose latents changed on disk does: end the training, or count for nothing, by name."""
     max_bad_steps: int = 10
     """Stop after so many steps in a row whose loss or gradient is not finite; each is skipped."""
     seed: int = 0
     """Of the order of the orbits, of all noise, and of new adapters."""
     device: Literal["auto", "cpu"] = "auto"
     """A GPU for each process if there is one, or the CPU."""
+    gpus: int | None = None
+    """GPUs of this machine to train on, a process each (with --device cpu, processes); default: one."""
+    nodes: int = 1
+    """Machines with so many GPUs each; for more than one, the line to run on each is printed."""
+    fsdp: bool = False
+    """Spread weights, gradients and moments over the GPUs (FSDP2) instead of a whole copy on each."""
     prove_resume: int | None = None
     """Train so many steps straight, and again with a kill in the middle, compare bit by bit, and stop."""
 
     def __post_init__(self) -> None:
         at_least_one = ("max_train_steps", "train_batch_size", "checkpointing_steps", "max_bad_steps")
-        at_least_one += ("checkpoints_total_limit", "validation_batches", "lora_rank")
+        at_least_one += ("checkpoints_total_limit", "validation_batches", "validation_sampling_steps")
+        at_least_one += ("lora_rank", "nodes")
         optional = ("gradient_accumulation_steps", "global_batch_size", "validation_steps", "lora_alpha")
+        optional += ("gpus",)
         check(
             self.num_views is None or self.num_views >= 2,
             f"num_views must be at least 2; got {self.num_views}",
@@ -287,7 +305,8 @@ class TrainConfig:
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "p_std"):
             value = getattr(self, name)
             check(math.isfinite(value) and value > 0, f"{name} must be a number above 0; got {value}")
-        for name in ("adam_weight_decay", "lr_warmup_steps", "seed", "dataloader_num_workers"):
+        from_zero = ("adam_weight_decay", "lr_warmup_steps", "seed", "dataloader_num_workers")
+        for name in (*from_zero, "validation_objects"):
             value = getattr(self, name)
             check(0 <= value < 2**63, f"{name} must be at least 0 and below 2^63; got {value}")
         for name in ("drop_image", "drop_clip", "held_out", "ema_decay", "adam_beta1", "adam_beta2"):
@@ -296,6 +315,8 @@ class TrainConfig:
         check(math.isfinite(self.p_mean), f"p_mean must be a finite number; got {self.p_mean}")
         steps = self.prove_resume
         check(steps is None or steps >= 4, f"prove_resume must be at least 4 steps; got {steps}")
+        check(not (self.fsdp and self.trains == "lora"), "fsdp: adapters are small; train them without it")
+        check(not (self.fsdp and self.use_8bit_adam), "fsdp: needs AdamW in 32 bits; drop use_8bit_adam")
 
 
 @dataclass(frozen=True)

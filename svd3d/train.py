@@ -1,8 +1,9 @@
 """`svd3d train`: cached latents and a model in, a finetuned model out, by the recipe of the SVD paper.
 
-Top to bottom: `run` is the whole training, `losses` one batch, then what is drawn at random, what is trained,
-checkpoints, and `prove_resume`. All that is random about a sample comes from its `draw_seed`, so the order of
-samples, their number at once and the number of processes change nothing but the rounding of sums.
+Top to bottom: `run` is the whole training, `losses` one batch, then what is drawn at random, how held-out
+objects are judged, what is trained, and checkpoints. All that is random about a sample comes from its
+`draw_seed`, so the order of samples, their number at once and the number of processes change nothing but the
+rounding of sums.
 
 A run is stopped at any moment and continued by the same command; it then ends bit for bit where it would have
 without the stop (on one kind of device, and on GPUs where their kernels are deterministic).
@@ -16,56 +17,59 @@ import copy
 import dataclasses
 import itertools
 import json
+import logging
 import math
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from diffusers.training_utils import EMAModel
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from svd3d import config as configs
 from svd3d import runs
 from svd3d.data import latents as shards
-from svd3d.data.dataset import Batches, Part
+from svd3d.data.dataset import Batches, Draws, Part, collate
 from svd3d.data.latents import Latents
-from svd3d.errors import CheckpointError, ConfigError, TrainingError
-from svd3d.model import checkpoints, conditioning, edm, lora, saving
+from svd3d.errors import CheckpointError, ConfigError, Svd3dError, TrainingError
+from svd3d.metrics import images as metrics
+from svd3d.metrics import page as strips
+from svd3d.model import checkpoints, conditioning, edm, fast, lora, memory, preview, saving
+from svd3d.model import learner as learning
 from svd3d.model.checkpoints import Checkpoint
 from svd3d.model.conditioning import Kind
+from svd3d.model.learner import Learner
 from svd3d.settings import TrainConfig
+from svd3d.tracking import page
+from svd3d.tracking.trackers import Trackers
 
-METRICS = "metrics.jsonl"
 BUCKETS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Noise levels between which losses are averaged: a healthy finetune gains in all of them."""
-TEMPORAL = (".temporal_transformer_blocks.", ".temporal_res_block.", ".time_pos_embed.", ".time_mixer.")
 MAY_CHANGE = (
-    *("out", "data", "device", "max_train_steps", "train_batch_size", "gradient_accumulation_steps"),
-    *("gradient_checkpointing", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
+    *("out", "data", "device", "gpus", "nodes", "fsdp", "dataloader_num_workers"),
     *(
+        "max_train_steps",
+        "train_batch_size",
+        "gradient_accumulation_steps",
         "global_batch_size",
-        "dataloader_num_workers",
-        "validation_steps",
-        "validation_batches",
-        "max_bad_steps",
-        "prove_resume",
+        "auto_batch",
     ),
+    *("gradient_checkpointing", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
+    *("validation_steps", "validation_batches", "validation_objects", "validation_sampling_steps"),
+    *("report_to", "damaged", "max_bad_steps", "prove_resume"),
 )
 """Settings that another start of the same run may have; the batch per step is compared by itself."""
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter."""
 Batch = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,15 @@ class Step:
     """Before it is limited."""
     skipped: int
     """Steps skipped so far."""
+    damaged: int
+    """Samples left out so far, because their latents changed on disk."""
     seconds: float
     samples_per_second: float
     validation_loss: float | None = None
     """Of the averaged weights, on objects that are held out."""
+    validation: dict[str, float] | None = None
+    """Mean PSNR (dB) and SSIM of their views but the first, sampled with the averaged weights, against what
+    the autoencoder makes of the true ones; `input_copied_psnr` is that of the first view in place of all."""
     checkpoint: Path | None = None
     """The checkpoint made after this step."""
 
@@ -95,98 +104,122 @@ def run(config: TrainConfig) -> Iterator[Step]:
     """Train, or continue to; yields every step. In all processes of `accelerate launch` alike.
 
     Raises `KeyboardInterrupt` when interrupted or terminated, after a checkpoint; `TrainingError` when losses
-    stay not finite, `CheckpointError` for a checkpoint that is not of this run.
+    stay not finite or memory does not suffice, `CheckpointError` for a checkpoint that is not of this run.
     """
     # 1. Devices, data, model
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
-    device, main = accelerator.device, accelerator.is_main_process
-    accumulation = accumulation_steps(config, processes=accelerator.num_processes)
-    global_batch = accumulation * config.train_batch_size * accelerator.num_processes
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    device, main, processes = accelerator.device, accelerator.is_main_process, accelerator.num_processes
+    global_batch = accumulation_steps(config, processes=processes) * config.train_batch_size * processes
     base = checkpoints.fetch(config.model)
     start = checkpoints.from_folder(base)
-    latents = Latents.open(config.data, vae_digest=vae_digest(start))
+    latents = Latents.open(config.data, vae_digest=shards.vae_digest(start.network("vae")))
     num_views = config.num_views or latents.info.shape.num_views
-    unet, kind = load_unet(start, num_views=num_views, size=latents.info.shape.size)
+    start = checkpoints.multi_view(start, num_views=num_views, size=latents.info.shape.size)
+    kind: Any = start.kind
+    unet = conditioning.prepare(start.network("unet"), kind)
+    learning.select(unet, config)
+    unet.train().to(device)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+
+    def batches_of(part: Part, *, start: int = 0, workers: int = 0, alone: bool = False) -> Batches:
+        return Batches(
+            latents,
+            seed=config.seed,
+            global_batch=config.train_batch_size if alone else global_batch,
+            micro_batch=config.train_batch_size,
+            held_out=config.held_out,
+            start=start,
+            rank=0 if alone else accelerator.process_index,
+            world=1 if alone else processes,
+            part=part,
+            num_views=num_views,
+            workers=workers,
+            damaged=config.damaged,
+        )
+
     with contextlib.ExitStack() as stack:
         if main:
             stack.enter_context(runs.lock(runs.output_folder(config.out)))
             runs.same_settings(config.out, config, ignore=MAY_CHANGE)
             runs.sweep(runs.output_folder(config.out / saving.FOLDER))
+            saving.check_space(config, unet)
         accelerator.wait_for_everyone()
+        if config.validation_steps:
+            batches_of("held-out")  # refused now if there are none
+        if config.auto_batch:
+            at_once = fitting_batch(accelerator, unet, kind, batches_of("train").draws, config)
+            sizes = {"train_batch_size": at_once, "global_batch_size": global_batch}
+            config = dataclasses.replace(config, **sizes, gradient_accumulation_steps=None)
+        accumulation = accumulation_steps(config, processes=processes)
 
         # 2. What learns, in float32; optimizer and average
-        trained = select(unet, config)
-        unet.train().to(device)
-        if config.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        learner = Learner(
-            trained,
-            torch.optim.AdamW(
-                trained.values(),
-                lr=config.learning_rate,
-                betas=(config.adam_beta1, config.adam_beta2),
-                weight_decay=config.adam_weight_decay,
-                eps=config.adam_epsilon,
-                fused=True,
-            ),
-            EMAModel(trained.values(), decay=config.ema_decay, foreach=True),
-        )
+        if config.fsdp:
+            learning.shard(unet, device=device.type, processes=processes)
+        network = unet if config.fsdp else accelerator.prepare(unet)
+        learner = Learner.of(unet, config)
 
         # 3. Continue where the run stopped
         fixed = {"global_batch": global_batch, "data": latents.info.fingerprint}
-        done, position, skipped = 0, 0, 0
+        done, position, skipped, damaged, bad = 0, 0, 0, 0, 0
         if saved := saving.find(config.out, config.resume_from_checkpoint):
             _check_same(saved, fixed)
             learner.restore(saved)
-            done, position, skipped = saved.step, saved.facts["position"], saved.facts["skipped"]
+            done, position = saved.step, saved.facts["position"]
+            skipped, damaged = saved.facts["skipped"], saved.facts["damaged"]
         accelerator.wait_for_everyone()
+        watch = lambda record: None  # noqa: E731
         if main:
-            _forget_after(config.out / METRICS, done)
-            runs.write_manifest(config.out, stage="train", config=config, device=str(device))
-        network = accelerator.prepare(unet)
-
-        def batches_of(part: Part, *, start: int = 0, workers: int = 0) -> Batches:
-            return Batches(
-                latents,
-                seed=config.seed,
-                global_batch=global_batch,
-                micro_batch=config.train_batch_size,
-                held_out=config.held_out,
-                start=start,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
-                part=part,
-                num_views=num_views,
-                workers=workers,
+            _forget_after(config.out / saving.METRICS, done)
+            runs.write_manifest(
+                config.out,
+                stage="train",
+                config=config,
+                inputs={"data": config.data},
+                digest=lambda _: latents.info.fingerprint,
+                licences=_licences(config.data),
+                device=f"{processes} x {device.type}",
             )
-
-        if config.validation_steps:
-            batches_of("held-out")  # refused now if there are none
+            watch = stack.enter_context(watching(config, done=done))
         batches = batches_of("train", start=position, workers=config.dataloader_num_workers)
         feed = iter(batches)
+        stack.enter_context(fast.single_token_attention(unet))
+        if device.type == "cpu":
+            stack.enter_context(fast.flat_convolutions(unet))
         asked_to_stop = stack.enter_context(_stop_signals())
-        bad = 0
 
         # 4. Steps
         for step in range(done + 1, config.max_train_steps + 1):
             began = time.perf_counter()
             rate = config.learning_rate * learning_rate_factor(config, step)
-            for group in learner.optimizer.param_groups:
-                group["lr"] = rate
             parts, uids = [], []
             for each in range(accumulation):
-                batch = next(feed)
-                last = each == accumulation - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                    loss, sigma = losses(network, kind, batch, config)
-                    (loss.mean() / accumulation).backward()
-                parts.append(torch.stack([loss.detach(), sigma]))
+                batch = _next(feed)
                 uids += batch["uid"]
-            norm = nn.utils.clip_grad_norm_(trained.values(), config.max_grad_norm)
-            loss, sigma = _everywhere(accelerator, torch.cat(parts, dim=1)[None]).movedim(1, 0).flatten(1)
-            if loss.isfinite().all() and norm.isfinite():
-                learner.optimizer.step()
-                learner.average.step(trained.values())
+                for fault in batch["damaged"]:
+                    log.warning("left out: %s", fault)
+                weight = batch["weight"].to(device)
+                last = each == accumulation - 1
+                with (
+                    _gradients_meet(accelerator, network, now=last),
+                    memory.explained(unet, config, step=step),
+                ):
+                    loss, sigma = losses(network, kind, batch, config)
+                    ((weight * loss).mean() / accumulation).backward()
+                parts.append(torch.stack([loss.detach(), sigma, weight]))
+            norm = nn.utils.clip_grad_norm_(learner.trained.values(), config.max_grad_norm)
+            norm = learning.whole(norm)
+            samples = _everywhere(accelerator, torch.cat(parts, dim=1).T.contiguous())
+            whole = samples[samples[:, 2] > 0]
+            damaged += len(samples) - len(whole)
+            loss, sigma, _ = whole.T.contiguous()
+            if len(loss) and loss.isfinite().all() and norm.isfinite():
+                with memory.explained(unet, config, step=step):
+                    learner.step(learning_rate=rate)
                 bad = 0
             else:
                 bad, skipped = bad + 1, skipped + 1
@@ -198,10 +231,12 @@ def run(config: TrainConfig) -> Iterator[Step]:
             asked = torch.tensor([asked_to_stop.is_set()], device=device)
             stopping = bool(_everywhere(accelerator, asked).any())
             is_last = step == config.max_train_steps
-            validation_loss = None
+            validation_loss = scores = None
             if config.validation_steps and (step % config.validation_steps == 0 or is_last):
+                held_out = batches_of("held-out", alone=config.fsdp)
                 with learner.averaged():
-                    validation_loss = validate(accelerator, unet, kind, batches_of("held-out"), config)
+                    validation_loss = validate(accelerator, unet, kind, held_out, config)
+                    scores = validate_views(accelerator, unet, kind, start, held_out, config, step=step)
             saving_now = step % config.checkpointing_steps == 0 or is_last or stopping
             folder = config.out / saving.FOLDER / f"step-{step}" if saving_now else None
             seconds = time.perf_counter() - began
@@ -212,19 +247,21 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 learning_rate=rate,
                 grad_norm=_finite(norm),
                 skipped=skipped,
+                damaged=damaged,
                 seconds=seconds,
                 samples_per_second=global_batch / seconds,
                 validation_loss=validation_loss,
+                validation=scores,
                 checkpoint=folder,
             )
             if main:
-                runs.append_line(config.out / METRICS, configs.plain(record))
-            if folder is not None:
-                if main:  # after the record, which a resume forgets if this fails
-                    facts = {"position": batches.position, "skipped": skipped, **fixed}
-                    facts |= {"validation_loss": record.validation_loss}
-                    save(config, step, base, unet, kind, learner, facts=facts)
+                runs.append_line(config.out / saving.METRICS, configs.plain(record))
+            if folder is not None:  # after the record, which a resume forgets if this fails
+                facts = {"position": batches.position, "skipped": skipped, "damaged": damaged, **fixed}
+                facts |= {"validation_loss": record.validation_loss}
+                save(config, step, base, unet, kind, learner, facts=facts, main=main)
                 accelerator.wait_for_everyone()
+            watch(record)
             yield record
             if stopping and not is_last:
                 raise KeyboardInterrupt
@@ -251,7 +288,7 @@ def losses(
         azimuths_deg=batch["azimuths_deg"],
         noise_aug_strength=batch["noise_aug"],
     ).to(device)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+    with _arithmetic(device, config):
         output = network(
             conditioning.to_network(torch.cat([c_in * noisy, condition], dim=2), kind),
             c_noise,
@@ -288,22 +325,110 @@ def validate(
     total = torch.zeros(2, device=accelerator.device)
     for batch in itertools.islice(held_out, config.validation_batches):
         loss, _ = losses(network, kind, batch, config)
-        total += torch.stack([loss.sum(), loss.new_tensor(len(loss))])
+        weight = batch["weight"].to(loss.device)
+        total += torch.stack([(weight * loss).sum(), weight.sum()])
     summed, count = _everywhere(accelerator, total[None]).sum(dim=0).tolist()
     return summed / count
+
+
+def validate_views(
+    accelerator: Accelerator,
+    unet: Any,
+    kind: Kind,
+    start: Checkpoint,
+    held_out: Batches,
+    config: TrainConfig,
+    *,
+    step: int,
+) -> dict[str, float] | None:
+    """Mean scores of sampled views of the first held-out objects; their pictures go to validation/step-N.png.
+
+    The autoencoder is in memory for as long as it is needed. None where the device has no room for it:
+    training goes on.
+    """
+    count = min(config.validation_objects, len(held_out.draws.objects))
+    alone = config.fsdp or accelerator.num_processes == 1
+    mine = range(count) if alone else range(count)[accelerator.process_index :: accelerator.num_processes]
+    found: list[tuple[int, Any]] = []
+    try:
+        painter = (
+            preview.Painter(unet, start, kind=kind, steps=config.validation_sampling_steps) if mine else None
+        )
+        for place in mine:
+            assert painter is not None
+            with _arithmetic(accelerator.device, config):
+                found.append((place, painter.views(collate([held_out.draws[place]]))))
+    except torch.OutOfMemoryError as error:
+        log.warning("step %d: no room to paint held-out objects (%s); training goes on", step, error)
+        found = []
+    everything = found if alone else gather_object(found)
+    pairs = [pair for _, pair in sorted(everything, key=lambda each: each[0])]
+    if not pairs:
+        return None
+    if accelerator.is_main_process:
+        rows = [stack for painted, true in pairs for stack in (true, painted)]
+        runs.output_folder(config.out / saving.VALIDATION)
+        runs.write_file(config.out / saving.VALIDATION / f"step-{step}.png", strips.strip(rows))
+    scores = {
+        "psnr": [metrics.psnr(painted[1:], true[1:]) for painted, true in pairs],
+        "ssim": [metrics.ssim(painted[1:], true[1:]) for painted, true in pairs],
+        "input_copied_psnr": [
+            metrics.psnr(np.broadcast_to(true[:1], true[1:].shape), true[1:]) for _, true in pairs
+        ],
+    }
+    return {name: float(np.mean(each)) for name, each in scores.items()}
+
+
+@contextlib.contextmanager
+def watching(config: TrainConfig, *, done: int) -> Iterator[Callable[[Step], None]]:
+    """What tells trackers of every step, and keeps the page of the run at its pictures and checkpoints."""
+    with Trackers(config.report_to, run=config.out, config=configs.plain(config), done=done) as trackers:
+
+        def watch(record: Step) -> None:
+            plain = configs.plain(record)
+            numbers = ("loss", "learning_rate", "grad_norm", "skipped", "samples_per_second")
+            values = {f"train/{name}": plain[name] for name in numbers}
+            values |= {f"loss_by_sigma/{name}": each for name, each in record.loss_by_sigma.items()}
+            values |= {"validation/loss": record.validation_loss}
+            values |= {f"validation/{name}": each for name, each in (record.validation or {}).items()}
+            sheet = config.out / saving.VALIDATION / f"step-{record.step}.png"
+            pictures = {"validation/views": sheet} if record.validation else {}
+            told = {name: value for name, value in values.items() if value is not None}
+            trackers.log(record.step, told, pictures)
+            if record.checkpoint is not None or record.validation_loss is not None:
+                try:
+                    page.write(config.out)
+                except Svd3dError as error:
+                    log.warning("the page of the run is not up to date: %s", error)
+
+        yield watch
 
 
 def accumulation_steps(config: TrainConfig, *, processes: int) -> int:
     """Batches per step of each process. Raises `ConfigError` where the sizes contradict each other."""
     at_once = config.train_batch_size * processes
-    asked, whole = config.gradient_accumulation_steps, config.global_batch_size
-    steps = asked or max((whole or at_once) // at_once, 1)
-    if whole is not None and steps * at_once != whole:
+    asked, all_of_them = config.gradient_accumulation_steps, config.global_batch_size
+    steps = asked or max((all_of_them or at_once) // at_once, 1)
+    if all_of_them is not None and steps * at_once != all_of_them:
         raise ConfigError(
-            f"global_batch_size {whole}: not {steps} x train_batch_size {config.train_batch_size} x "
+            f"global_batch_size {all_of_them}: not {steps} x train_batch_size {config.train_batch_size} x "
             f"{processes} processes; choose sizes whose product it is"
         )
     return steps
+
+
+def fitting_batch(accelerator: Accelerator, unet: Any, kind: Kind, draws: Draws, config: TrainConfig) -> int:
+    """The largest of train_batch_size and its halves at which a step fits into memory, on every device."""
+
+    def attempt(size: int) -> None:
+        loss, _ = losses(unet, kind, collate([draws[position] for position in range(size)]), config)
+        loss.mean().backward()
+
+    found = memory.largest_that_fits(config.train_batch_size, attempt, network=unet)
+    smallest = int(_everywhere(accelerator, torch.tensor([found], device=accelerator.device)).min())
+    if smallest < config.train_batch_size:
+        log.warning("train_batch_size %d does not fit; taking %d", config.train_batch_size, smallest)
+    return smallest
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
@@ -324,61 +449,25 @@ def by_sigma(loss: Float[Tensor, "n"], sigma: Float[Tensor, "n"]) -> dict[str, f
     return {name: each.double().mean().item() for name, each in found.items() if len(each)}
 
 
-def vae_digest(start: Checkpoint) -> str:
-    """Digest of the autoencoder of a pipeline, read once to refuse latents of another one."""
-    vae = copy.deepcopy(start.networks["vae"])
-    vae.load_state_dict(start.weights["vae"], assign=True)
-    return shards.vae_digest(vae)
-
-
-def load_unet(start: Checkpoint, *, num_views: int, size: int) -> tuple[Any, Kind]:
-    """The UNet of a pipeline in float32, stock SVD widened for the elevation, and its conditioning.
-
-    Its configuration then names the orbits it is trained on: `num_views` of `size` pixels.
-    """
-    start = checkpoints.multi_view(start, size=size)
-    unet, weights = start.networks["unet"], start.weights["unet"]
-    unet.register_to_config(num_frames=num_views)
-    unet.load_state_dict(
-        {name: each.to(torch.float32, copy=True) for name, each in weights.items()}, assign=True
-    )
-    kind: Any = start.kind
-    return conditioning.prepare(unet, kind), kind
-
-
-def select(unet: Any, config: TrainConfig) -> dict[str, nn.Parameter]:
-    """The parameters to train by name; all others are frozen."""
-    if config.trains == "lora":
-        lora.add(
-            unet,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            where=config.lora_where,
-            seed=config.seed,
-        )
-        lora.trainable(unet)
-    elif config.trains == "temporal":
-        for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(any(part in f".{name}" for part in TEMPORAL))
-    else:
-        unet.requires_grad_(True)
-    return {name: each for name, each in unet.named_parameters() if each.requires_grad}
-
-
 def save(
     config: TrainConfig,
     step: int,
     base: Path,
     unet: Any,
     kind: Kind,
-    learner: "Learner",
+    learner: Learner,
     *,
     facts: dict[str, Any],
+    main: bool,
 ) -> None:
-    """Publish a checkpoint, whose model has the averaged weights, then delete old ones."""
+    """Publish a checkpoint, whose model has the averaged weights, then delete old ones.
+
+    The main process writes; where weights are spread, the others bring their shares.
+    """
 
     def fill(folder: Path) -> None:
         saving.link_frozen(base, folder, conditioning=kind)
+        saving.write(dict(learner.state()), folder / saving.STATE)
         with learner.averaged():
             model = unet
             if config.trains == "lora":
@@ -387,61 +476,41 @@ def save(
                 lora.fuse(model)
                 lora.remove(model)
             model.save_config(folder / "unet")
-            saving.write(model.state_dict(), folder / "unet" / f"{checkpoints.WEIGHTS['unet']}.safetensors")
-        saving.write(learner.state(), folder / saving.STATE)
+            weights = {name: learning.whole(each) for name, each in model.state_dict().items()}
+            saving.write(weights, folder / saving.UNET)
 
-    facts = {**facts, "ema_steps": learner.average.optimization_step}
-    saving.publish(config.out, step, fill=fill, facts=facts)
-    saving.prune(config.out, keep=config.checkpoints_total_limit)
+    if main:
+        facts = {**facts, "ema_steps": learner.average.optimization_step}
+        saving.publish(config.out, step, fill=fill, facts=facts)
+        saving.prune(config.out, keep=config.checkpoints_total_limit)
+    elif config.fsdp:
+        for _ in learner.state():
+            pass
+        with learner.averaged():
+            for each in unet.state_dict().values():
+                learning.whole(each)
 
 
-@dataclass(frozen=True)
-class Learner:
-    """The parameters that are trained, by name, their optimizer and their running average."""
+@contextlib.contextmanager
+def _arithmetic(device: torch.device, config: TrainConfig) -> Iterator[None]:
+    """Networks compute in bfloat16 if the recipe says so; CPUs are slow at the gradient of fused attention."""
+    on_cpu = device.type == "cpu"
+    with (
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16"),
+        sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(),
+    ):
+        yield
 
-    trained: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    average: EMAModel
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The network has the averaged weights for a while."""
-        self.average.store(self.trained.values())
-        self.average.copy_to(self.trained.values())
-        try:
-            yield
-        finally:
-            self.average.restore(self.trained.values())
-
-    def state(self) -> dict[str, Tensor]:
-        """Weights, their averages and the moments of AdamW."""
-        found: dict[str, Tensor] = {}
-        for (name, parameter), mean in zip(self.trained.items(), self.average.shadow_params, strict=True):
-            found |= {f"weights/{name}": parameter.detach(), f"ema/{name}": mean}
-            found |= {f"adamw/{key}/{name}": each for key, each in self.optimizer.state[parameter].items()}
-        return found
-
-    @torch.no_grad()
-    def restore(self, saved: saving.Saved) -> None:
-        """Put the state of a checkpoint back. Raises `CheckpointError` if it is one of other parameters."""
-        state = saved.state()
-        expected = {f"weights/{name}": tuple(each.shape) for name, each in self.trained.items()}
-        found = {name: tuple(each.shape) for name, each in state.items() if name.startswith("weights/")}
-        if differing := sorted(set(expected.items()) ^ set(found.items())):
-            name = differing[0][0]
-            raise CheckpointError(
-                f"{saved.folder}: of other parameters ({name} is {found.get(name, 'not there')}, expected "
-                f"{expected.get(name, 'none')}); train with the settings it was made with, or another --out"
-            )
-        moments: dict[int, dict[str, Tensor]] = {}
-        for i, (name, parameter) in enumerate(self.trained.items()):
-            parameter.copy_(state[f"weights/{name}"])
-            self.average.shadow_params[i].copy_(state[f"ema/{name}"])
-            keys = {key: f"adamw/{key}/{name}" for key in MOMENTS}
-            if keys["step"] in state:  # not before the first step that was not skipped
-                moments[i] = {key: state[place] for key, place in keys.items()}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        self.average.optimization_step = saved.facts["ema_steps"]
+@contextlib.contextmanager
+def _gradients_meet(accelerator: Accelerator, network: Any, *, now: bool) -> Iterator[None]:
+    """Processes add up their gradients in the last batch of a step only."""
+    if isinstance(network, learning.FSDPModule):
+        network.set_requires_gradient_sync(now)
+        yield
+        return
+    with contextlib.nullcontext() if now else accelerator.no_sync(network):
+        yield
 
 
 @contextlib.contextmanager
@@ -474,6 +543,12 @@ def _check_same(saved: saving.Saved, fixed: dict[str, Any]) -> None:
             )
 
 
+def _licences(data: Path) -> list[str]:
+    """Of the objects in a cache, as its manifest says."""
+    path = data / "manifest.json"
+    return checkpoints.read_json(path)["licences"] if path.is_file() else []
+
+
 def _forget_after(path: Path, step: int) -> None:
     """Cut from the metrics what a killed run noted after its last checkpoint."""
     records = runs.read_lines(path)
@@ -486,6 +561,20 @@ def _everywhere(accelerator: Accelerator, tensor: Tensor) -> Tensor:
     """The tensors of all processes, in a row along the first dimension, on the CPU."""
     gathered: Any = accelerator.gather(tensor)
     return gathered.cpu()
+
+
+def _next(feed: Iterator[Batch]) -> Batch:
+    """The next batch. Raises `TrainingError` where a process that reads ahead was killed."""
+    try:
+        return next(feed)
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"a process that reads ahead died ({reason}), for want of memory perhaps; run the same command "
+            "again, it resumes, with fewer --dataloader_num_workers"
+        ) from error
 
 
 def _finite(value: Tensor) -> float | None:
@@ -505,88 +594,3 @@ def steps_left(config: TrainConfig) -> int:
     wanted = config.resume_from_checkpoint
     done = max((each.step for each in there if wanted in ("latest", each.folder.name)), default=0)
     return max(config.max_train_steps - done, 0)
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a kill in the middle changed: nothing, if nothing is listed."""
-
-    steps: int
-    killed_after: int
-    differing_losses: tuple[int, ...]
-    """Steps whose loss is not the same to the last bit."""
-    differing_weights: tuple[str, ...]
-    """Tensors of model and state that are not."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the stopped run is the straight one."""
-        return not self.differing_losses and not self.differing_weights
-
-
-def prove_resume(config: TrainConfig) -> Proof:
-    """Train `config.prove_resume` steps straight, and again with a kill in the middle, in OUT.
-
-    Children do it, so that the kill is a real one, at some moment after the checkpoint in the middle. Raises
-    `TrainingError` when a child fails.
-    """
-    steps = config.prove_resume or 0
-    middle = steps // 2
-    folders = [config.out / name for name in ("straight", "stopped")]
-    for folder in folders:
-        if folder.exists():
-            raise ConfigError(f"{folder}: there already; choose another --out for the proof")
-    straight, stopped = (
-        dataclasses.replace(
-            config, out=folder, prove_resume=None, max_train_steps=steps, checkpointing_steps=middle
-        )
-        for folder in folders
-    )
-    _child(straight, kill_after=None)
-    killed_after = _child(stopped, kill_after=middle)
-    _child(stopped, kill_after=None)
-    losses_ = [[each["loss"] for each in runs.read_lines(folder / METRICS)] for folder in folders]
-    return Proof(
-        steps=steps,
-        killed_after=killed_after,
-        differing_losses=tuple(
-            step for step in range(1, steps + 1) if len({str(each[step - 1 : step]) for each in losses_}) > 1
-        ),
-        differing_weights=tuple(differing(*(folder / saving.FOLDER / f"step-{steps}" for folder in folders))),
-    )
-
-
-def _child(config: TrainConfig, *, kill_after: int | None) -> int:
-    """Train in a process of its own; with `kill_after`, kill it after that step and tell how far it came."""
-    runs.output_folder(config.out.parent)
-    recipe = config.out.with_suffix(".yaml")
-    runs.write_file(recipe, configs.to_yaml(config))
-    log = config.out.with_suffix(".log")
-    metrics = config.out / METRICS
-    with open(log, "ab") as file:
-        command = [sys.executable, "-m", "svd3d", "train", str(recipe)]
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=dict(os.environ))
-        try:
-            while kill_after is not None and child.poll() is None:
-                there = saving.every(config.out)
-                if there and there[-1].step >= kill_after:
-                    child.kill()
-                time.sleep(0.005)
-            code = child.wait()
-        finally:
-            child.kill()
-    if kill_after is not None and code == -signal.SIGKILL:
-        return len(runs.read_lines(metrics))
-    if kill_after is not None and code == 0:
-        raise TrainingError(f"{config.out}: ended before it could be killed; prove more steps")
-    if code:
-        raise TrainingError(f"{config.out}: training ended with code {code}; {log} says why")
-    return len(runs.read_lines(metrics))
-
-
-def differing(one: Path, other: Path) -> Iterator[str]:
-    """Names of tensors that two checkpoints do not have in common to the last bit."""
-    for name in (saving.STATE, f"unet/{checkpoints.WEIGHTS['unet']}.safetensors"):
-        first, second = (checkpoints.read(folder / name) for folder in (one, other))
-        yield from sorted(set(first) ^ set(second))
-        yield from (key for key in first if key in second and not saving.same_bits(first[key], second[key]))

@@ -2,12 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +13,10 @@ import torch
 from PIL import Image
 
 from svd3d import cache, cli, images, runs, sample
-from svd3d.data import latents
+from svd3d.data import latents, shards
 from svd3d.data.latents import Latents
 from svd3d.errors import ConfigError, InputError, OutputError
-from svd3d.model import conditioning, vae
+from svd3d.model import TINY_FOLDER, conditioning, vae
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import CacheConfig, CacheVerifyConfig
 
@@ -256,7 +253,7 @@ def test_the_commands_tell_what_they_found_by_their_exit_codes(made, views, tmp_
     code, told = command("cache", "verify", folder)
     assert code == 1
     assert f"failed: {shard.name}: " in told
-    assert f"Encode them again with: svd3d cache verify {folder} --repair True" in told
+    assert f"Encode them again with: svd3d cache verify {folder} --repair" in told
     code, told = command("cache", "verify", folder, "--repair", "True")
     assert code == 0
     assert "Next: svd3d train" in told
@@ -266,17 +263,65 @@ def test_the_commands_tell_what_they_found_by_their_exit_codes(made, views, tmp_
     assert "made with other settings (num_views was 3, now 7" in told
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(made, views, tmp_path):
-    command = [sys.executable, "-m", "svd3d", "cache", str(views), "--out", str(tmp_path)]
-    command += ["--num-views", str(VIEWS), "--all-condition-views", "True", "--objects-per-shard", "2"]
-    moments = np.random.default_rng(0).uniform(3, 9, 4)
-    for moment in moments:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moment)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        if (tmp_path / "shards").is_dir():
-            assert all(not shard.is_damaged for shard in latents.read_shards(tmp_path))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert latents.read_index(tmp_path).fingerprint == latents.read_index(made).fingerprint
+def test_the_weights_of_the_unet_are_not_needed(made, settings, tmp_path):
+    model = shutil.copytree(TINY_FOLDER, tmp_path / "model")
+    (model / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"broken")
+    run(settings, tmp_path / "cache", model=str(model))
+    assert latents.read_index(tmp_path / "cache").fingerprint == latents.read_index(made).fingerprint
+
+
+def test_a_name_that_shards_cannot_hold_is_refused_by_name(views, settings, tmp_path):
+    name = os.fsdecode(b"o\xff")
+    shutil.copytree(views / "o1", tmp_path / "views" / name)
+    shutil.copytree(views / "o2", tmp_path / "views/o2")
+    results = run(settings, tmp_path / "cache", views=tmp_path / "views")
+    assert {each.uid: each.status for each in results} == {name: "failed", "o2": "done"}
+    assert "its name is not UTF-8, which shards need; rename the folder" in results[1].message
+    assert latents.read_index(tmp_path / "cache").failed == 1
+    again = run(settings, tmp_path / "cache", views=tmp_path / "views")
+    assert sorted(each.status for each in again) == ["failed", "skipped"]
+
+
+@pytest.fixture(scope="module")
+def begin(views):
+    """Begins `svd3d cache` on the five orbits in a process of its own that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "datasets", "svd3d.cli", "svd3d.cache", "svd3d.model.memory"])
+    words = ["cache", views, "--num-views", VIEWS, "--all-condition-views", True, "--objects-per-shard", 2]
+
+    def begin(out, *more):
+        process = context.Process(
+            target=cli.main, args=([str(each) for each in (*words, "--out", out, *more)],)
+        )
+        process.start()
+        return process
+
+    return begin
+
+
+def end(*processes):
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+def test_parts_at_the_same_time_make_what_one_makes(made, begin, tmp_path):
+    end(*(begin(tmp_path, "--part", part, "--parts", 2) for part in range(2)))
+    assert same(rows(tmp_path), rows(made))
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(made, begin, tmp_path, kills):
+    expected = latents.read_index(made).fingerprint
+    for moment in np.random.default_rng(0).uniform(0, 2, kills):
+        process = begin(tmp_path / "cache")
+        process.join(moment)
+        process.kill()
+        process.join()
+        assert not any(shard.is_damaged for shard in shards.read_shards(tmp_path / "cache"))
+        if cache.is_finished(tmp_path / "cache"):
+            assert latents.read_index(tmp_path / "cache").fingerprint == expected
+            shutil.rmtree(tmp_path / "cache")
+    end(begin(tmp_path / "cache"))
+    assert latents.read_index(tmp_path / "cache").fingerprint == expected
+    assert same(rows(tmp_path / "cache"), rows(made))

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from svd3d.cameras import every
 from svd3d.data.latents import Latents, Row
-from svd3d.errors import ConfigError
+from svd3d.errors import ConfigError, InputError
 
 Part = Literal["train", "held-out"]
+OnDamage = Literal["error", "skip"]
 Batch = dict[str, Any]
 ROUNDS = 8
 """Of the Feistel network: four are a random permutation in theory, small ones gain from more."""
@@ -53,7 +54,10 @@ def is_held_out(uid: str, fraction: float) -> bool:
 
 
 class Draws(Dataset[Batch]):
-    """Sample number `position` of a run, as tensors of one element; what `Batches` stacks."""
+    """Sample number `position` of a run, as tensors of one element; what `Batches` stacks.
+
+    Damage is never raised here, where it could be in another process: it is told in `damaged`.
+    """
 
     def __init__(
         self, latents: Latents, objects: list[int], *, seed: int, num_views: int, shuffled: bool
@@ -69,9 +73,14 @@ class Draws(Dataset[Batch]):
         if self.shuffled:
             place = permuted(place, len(self.objects), "order", self.seed, epoch)
         shape = self.latents.info.shape
-        variant = self._draw(len(shape.backgrounds), "background", position)
-        row = self.latents.read(self.objects[place], variant=variant)
-        return self._sample(row, position)
+        variant = self._draw(len(shape.backgrounds), "background", position) if self.shuffled else 0
+        index, damaged = self.objects[place], ""
+        try:
+            row = self.latents.read(index, variant=variant)
+        except InputError as error:
+            row, damaged = self.latents.zeros(index), str(error)
+        weight = torch.tensor(0.0 if damaged else 1.0)
+        return {**self._sample(row, position), "weight": weight, "damaged": damaged}
 
     def _sample(self, row: Row, position: int) -> Batch:
         """The orbit from a view on that can be the condition, thinned out to the views of the model."""
@@ -101,6 +110,9 @@ class Batches:
     `clip [b 1 d]`, `elevations_deg [b v]`, `azimuths_deg [b v]`, all float32, `draw_seed [b]`, int64, which
     seeds whatever else is random about a sample, and `uid`, a list. View 0 is the condition.
 
+    An object whose latents are damaged raises `InputError`, or with `damaged="skip"` it keeps its place as
+    zeros: `weight [b]`, float32, is 0 for it and 1 for others, and `damaged` lists what is wrong, by name.
+
     Training never ends and takes each object once an epoch; the held-out part is passed once, by name, and
     may end with a smaller batch. `position` is the global position to go on from: it moves when the process
     has got the last micro-batch of a global batch.
@@ -120,6 +132,7 @@ class Batches:
         part: Part = "train",
         num_views: int | None = None,
         workers: int = 0,
+        damaged: OnDamage = "error",
     ) -> None:
         """`num_views` thins orbits out (default: all views); `workers` are loader processes, 0 for none.
 
@@ -136,6 +149,7 @@ class Batches:
         self.position = start
         self.part = part
         self.workers = workers
+        self.damaged = damaged
         self.draws = Draws(
             latents,
             objects_of(latents, part, held_out=held_out),
@@ -145,13 +159,7 @@ class Batches:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        plan = self._plan(self.position)
-        if not self.workers:
-            for positions, end in plan:
-                self.position = end
-                yield collate([self.draws[position] for position in positions])
-            return
-        positions_of_batches, plan = itertools.tee(plan)
+        positions_of_batches, plan = itertools.tee(self._plan(self.position))
         loader = DataLoader(
             self.draws,
             batch_sampler=(positions for positions, _ in positions_of_batches),  # type: ignore[arg-type]
@@ -160,6 +168,9 @@ class Batches:
             generator=torch.Generator(),  # or the loader would take its seed from the global generator
         )
         for batch, (_, end) in zip(loader, plan, strict=True):
+            batch["damaged"] = [each for each in batch["damaged"] if each]
+            if batch["damaged"] and self.damaged == "error":
+                raise InputError(batch["damaged"][0])
             self.position = end
             yield batch
 

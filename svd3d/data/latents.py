@@ -19,20 +19,15 @@ D). Latents cannot be noised so afterwards; several noisy pictures are therefore
 one. Shards are plain Parquet with the features of `datasets`: `load_dataset("parquet", ...)` reads them too.
 """
 
-import contextlib
 import functools
 import hashlib
-import io
-import itertools
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svd3d import runs
-from svd3d.errors import CheckpointError, InputError, OutputError
+from svd3d.errors import InputError
 
 FORMAT = 1
 INDEX = "index.json"
@@ -80,6 +75,25 @@ class Shape:
     """Channels, height and width."""
     clip_dim: int
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Shape":
+        """From JSON, which has lists for tuples."""
+        tuples = {name: tuple(content[name]) for name in ("backgrounds", "latent")}
+        return cls(**{**content, **tuples})
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays of a row by name."""
+        conditions, encodings = self.condition_views, 1 + self.noise_variants
+        return {
+            "latents": (self.num_views, *self.latent),
+            "cond_latents": (conditions, encodings, *self.latent),
+            "noise_aug": (conditions, encodings),
+            "clip": (conditions, self.clip_dim),
+            "elevations_deg": (self.num_views,),
+            "azimuths_deg": (self.num_views,),
+        }
+
 
 @dataclass(frozen=True)
 class ShardEntry:
@@ -89,19 +103,6 @@ class ShardEntry:
     sha256: str
     bytes: int
     objects: int
-
-
-@dataclass(frozen=True)
-class ShardContent:
-    """One shard, as its own card tells."""
-
-    entry: ShardEntry
-    shape: Shape
-    encoders: Encoders
-    uids: tuple[str, ...]
-    licences: tuple[str, ...]
-    is_damaged: bool
-    """Whether its latents are missing or of another length; its objects are to be encoded again."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ class Latents:
         info = read_index(folder)
         _check_maker(folder, info, vae_digest=vae_digest, size=size)
         for shard in info.shards:
-            if fault := _quick_fault(folder, shard):
-                raise InputError(f"{fault}; make it again with: svd3d cache verify {folder} --repair True")
+            if fault := quick_fault(folder, shard):
+                raise InputError(f"{fault}; make it again with: svd3d cache verify {folder} --repair")
         path = folder / OBJECTS
         if runs.sha256(runs.input_path(path, what="list of objects")) != info.objects_sha256:
             raise InputError(f"{path}: does not fit {INDEX}; run the svd3d cache command again")
@@ -175,17 +176,25 @@ class Latents:
     def read(self, index: int, *, variant: int = 0) -> Row:
         """Object `index` in the order of `uids`, before the background number `variant`.
 
-        Raises `InputError` for pages that changed since they were written.
+        Raises `InputError` for what changed since it was written.
         """
+        uid = self.uids[index]
         shard = self.info.shards[int(self._shards[index])]
         path = self.folder / "shards" / shard.name / LATENTS
         group = int(self._places[index]) * len(self.info.shape.backgrounds) + variant
         try:
-            table = _open_shard(str(path), os.getpid()).read_row_group(group, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            reason = f"{path}: {self.uids[index]} cannot be read ({error})"
-            raise InputError(f"{reason}; run: svd3d cache verify {self.folder} --repair True") from error
-        return self._row(table)
+            row = self._row(_open_shard(str(path), os.getpid()).read_row_group(group, use_threads=False))
+            if row.uid != uid:
+                raise ValueError(f"another object, {row.uid}, lies there")
+        except (OSError, pa.ArrowException, LookupError, ValueError) as error:  # whatever its footer now says
+            reason = f"{path}: {uid} cannot be read ({' '.join(str(error).split())})"
+            raise InputError(f"{reason}; run: svd3d cache verify {self.folder} --repair") from error
+        return row
+
+    def zeros(self, index: int) -> Row:
+        """In place of a row that cannot be read: all numbers are zero."""
+        arrays = {name: torch.zeros(size) for name, size in self.info.shape.sizes.items()}
+        return Row(uid=self.uids[index], licence="", background=(0.0, 0.0, 0.0), **arrays)
 
     def rows(self, uids: Sequence[str], *, variant: int = 0) -> list[Row]:
         """The rows of objects by name. Raises `InputError` for one that is not there."""
@@ -195,23 +204,14 @@ class Latents:
         return [self.read(places[uid], variant=variant) for uid in uids]
 
     def _row(self, table: pa.Table) -> Row:
-        shape = self.info.shape
-        views, conditions = shape.num_views, shape.condition_views
-        encodings = 1 + shape.noise_variants
-
-        def numbers(name: str, *sizes: int) -> Tensor:
-            return torch.from_numpy(_flat(table.column(name)).astype(np.float32).reshape(sizes))
+        def numbers(name: str, size: tuple[int, ...]) -> Tensor:
+            return torch.from_numpy(_flat(table.column(name)).astype(np.float32).reshape(size))
 
         return Row(
             uid=table.column("uid")[0].as_py(),
             licence=table.column("licence")[0].as_py(),
             background=tuple(_flat(table.column("background")).tolist()),
-            latents=numbers("latents", views, *shape.latent),
-            cond_latents=numbers("cond_latents", conditions, encodings, *shape.latent),
-            noise_aug=numbers("noise_aug", conditions, encodings),
-            clip=numbers("clip", conditions, shape.clip_dim),
-            elevations_deg=numbers("elevations_deg", views),
-            azimuths_deg=numbers("azimuths_deg", views),
+            **{name: numbers(name, size) for name, size in self.info.shape.sizes.items()},
         )
 
 
@@ -228,7 +228,7 @@ def read_index(folder: Path) -> Info:
             raise InputError(f"{path}: {found}; make the cache again")
         info = Info(
             encoders=Encoders(**content["encoders"]),
-            shape=_shape(content["shape"]),
+            shape=Shape.of(content["shape"]),
             shards=tuple(ShardEntry(**each) for each in content["shards"]),
             **{name: content[name] for name in ("objects", "failed", "objects_sha256")},
         )
@@ -262,165 +262,23 @@ def _weights_digest(weights: Mapping[str, Tensor], *, salt: str = "") -> str:
     return digest.hexdigest()
 
 
-def write_shard(
-    cache: Path, name: str, objects: Iterable[list[Row]], *, shape: Shape, encoders: Encoders
-) -> None:
-    """Write a shard from the rows of each object, one per background; it is published whole or not at all.
-
-    No objects make no shard. Raises `OutputError` when the disk is full or refuses.
-    """
-    objects = iter(objects)
-    if (first := next(objects, None)) is None:
-        return
-    features = _features(shape)
-    uids, licences = [], set()
-    with runs.atomic_folder(cache / "shards" / name) as temporary:
-        path = temporary / LATENTS
-        with _writable(path), open(path, "wb") as file:
-            options = {"compression": "none", "use_dictionary": False, "write_statistics": False}  # noise
-            with pq.ParquetWriter(file, features.arrow_schema, write_page_checksum=True, **options) as table:
-                for rows in itertools.chain([first], objects):
-                    uids.append(rows[0].uid)
-                    licences.add(rows[0].licence)
-                    for row in rows:
-                        table.write_table(_table(row, features))
-            file.flush()
-            os.fsync(file.fileno())
-        content = {"sha256": runs.sha256(path), "bytes": path.stat().st_size, "uids": uids}
-        content["licences"] = sorted(licences - {""})
-        made_by = {"shape": asdict(shape), "encoders": asdict(encoders)}
-        runs.write_json(temporary / "shard.json", {**content, **made_by})
-
-
-def read_shards(cache: Path) -> list[ShardContent]:
-    """The shards that a cache holds, finished or not, sorted by name; one without its card does not count."""
-    folder = cache / "shards"
-    if not folder.is_dir():
-        return []
-    return [_content(path) for path in sorted(folder.glob("*/shard.json"))]
-
-
-def write_index(cache: Path, shards: Sequence[ShardContent], *, failed: int) -> Info:
-    """Finish a cache: the list of objects, then the index.
-
-    Raises `InputError` for shards of different encoders or shapes, or with an object in common.
-    """
-    first = shards[0]
-    for shard in shards:
-        if (shard.shape, shard.encoders) != (first.shape, first.encoders):
-            reason = f"shards {first.entry.name} and {shard.entry.name} were made by different models"
-            raise InputError(f"{cache}: {reason}; make the cache again in another --out")
-    places = sorted(
-        (uid, number, place) for number, shard in enumerate(shards) for place, uid in enumerate(shard.uids)
-    )
-    for (uid, *_), (other, *_) in itertools.pairwise(places):
-        if uid == other:
-            raise InputError(f"{cache}: object {uid} is in two shards; make the cache again in another --out")
-    columns = {"uid": pa.string(), "shard": pa.int32(), "place": pa.int32()}
-    arrays = [
-        pa.array(values, kind)
-        for values, kind in zip(zip(*places, strict=True), columns.values(), strict=True)
-    ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(dict(zip(columns, arrays, strict=True))), buffer)
-    runs.write_file(cache / OBJECTS, buffer.getvalue())
-    info = Info(
-        encoders=first.encoders,
-        shape=first.shape,
-        shards=tuple(shard.entry for shard in shards),
-        objects=len(places),
-        failed=failed,
-        objects_sha256=runs.sha256(cache / OBJECTS),
-    )
-    runs.write_json(cache / INDEX, {"format": FORMAT, "fingerprint": info.fingerprint, **asdict(info)})
-    return info
-
-
 def fault(cache: Path, shard: ShardEntry) -> str | None:
     """What is wrong with a shard, every byte of it read; None for nothing."""
-    if quick := _quick_fault(cache, shard):
+    if quick := quick_fault(cache, shard):
         return quick
     path = cache / "shards" / shard.name / LATENTS
     found = runs.sha256(path)
     return None if found == shard.sha256 else f"{path}: sha256 is {found[:12]}, expected {shard.sha256[:12]}"
 
 
-def row_bytes(shape: Shape) -> int:
-    """How long a row is on disk, nearly."""
-    pictures = shape.num_views + shape.condition_views * (1 + shape.noise_variants)
-    return 2 * (pictures * math.prod(shape.latent) + shape.condition_views * shape.clip_dim)
-
-
-def _content(path: Path) -> ShardContent:
+def quick_fault(cache: Path, shard: ShardEntry) -> str | None:
+    """What is wrong with a shard as far as its length tells."""
+    path = cache / "shards" / shard.name / LATENTS
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        entry = ShardEntry(path.parent.name, card["sha256"], card["bytes"], len(card["uids"]))
-        return ShardContent(
-            entry,
-            _shape(card["shape"]),
-            Encoders(**card["encoders"]),
-            tuple(card["uids"]),
-            tuple(card["licences"]),
-            is_damaged=_quick_fault(path.parents[2], entry) is not None,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        advice = f"remove {path.parent} and run the same svd3d cache command again"
-        raise InputError(f"{path}: not a readable shard card ({error!r}); {advice}") from error
-
-
-def _shape(content: dict[str, Any]) -> Shape:
-    tuples = {name: tuple(content[name]) for name in ("backgrounds", "latent")}
-    return Shape(**{**content, **tuples})
-
-
-def _features(shape: Shape) -> datasets.Features:
-    conditions, encodings = shape.condition_views, 1 + shape.noise_variants
-    angles = datasets.List(datasets.Value("float32"), length=shape.num_views)
-    return datasets.Features(
-        {
-            "uid": datasets.Value("string"),
-            "licence": datasets.Value("string"),
-            "background": datasets.List(datasets.Value("float32"), length=3),
-            "latents": datasets.Array4D((shape.num_views, *shape.latent), "float16"),
-            "cond_latents": datasets.Array5D((conditions, encodings, *shape.latent), "float16"),
-            "noise_aug": datasets.Array2D((conditions, encodings), "float32"),
-            "clip": datasets.Array2D((conditions, shape.clip_dim), "float16"),
-            "elevations_deg": angles,
-            "azimuths_deg": angles,
-        }
-    )
-
-
-def _table(row: Row, features: datasets.Features) -> pa.Table:
-    """A row as Arrow has it; numbers beyond float16 are refused by `_half`."""
-    halves = {"latents", "cond_latents", "clip"}
-    columns: dict[str, list[Any]] = {}
-    for field in fields(row):
-        value = getattr(row, field.name)
-        if field.name in halves:
-            value = _half(value, where=f"{row.uid}: {field.name}")
-        elif isinstance(value, Tensor):
-            value = value.numpy()
-        columns[field.name] = [value]
-    return datasets.Dataset.from_dict(columns, features=features).data.table
-
-
-def _half(values: Tensor, *, where: str) -> np.ndarray:
-    halves = values.half()
-    if not halves.isfinite().all():
-        raise CheckpointError(
-            f"{where} are not finite in float16; check the encoders, or load them with --dtype float32"
-        )
-    return halves.numpy()
-
-
-@contextlib.contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
+        found = path.stat().st_size
     except OSError as error:
-        advice = "free some space and run the same command again, it resumes"
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error
+        return f"{path}: is missing ({error.strerror})"
+    return None if found == shard.bytes else f"{path}: has {found} bytes, expected {shard.bytes}"
 
 
 def _check_maker(folder: Path, info: Info, *, vae_digest: str | None, size: int | None) -> None:
@@ -430,16 +288,6 @@ def _check_maker(folder: Path, info: Info, *, vae_digest: str | None, size: int 
     if size not in (None, info.shape.size):
         found = f"latents of {info.shape.size} pixels, and the training is for {size}"
         raise InputError(f"{folder}: {found}; cache the views again with --size {size}")
-
-
-def _quick_fault(folder: Path, shard: ShardEntry) -> str | None:
-    """What is wrong with a shard as far as its length tells."""
-    path = folder / "shards" / shard.name / LATENTS
-    try:
-        found = path.stat().st_size
-    except OSError as error:
-        return f"{path}: is missing ({error.strerror})"
-    return None if found == shard.bytes else f"{path}: has {found} bytes, expected {shard.bytes}"
 
 
 @functools.lru_cache(maxsize=OPEN_SHARDS)

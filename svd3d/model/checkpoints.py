@@ -11,6 +11,7 @@ its weights are mapped from disk, so a model of 9 GB needs little memory until i
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false
 # (diffusers exports its names lazily, where pyright does not see them, and types all tuples as of length 1)
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -79,10 +80,19 @@ class Checkpoint:
     feature_extractor: Any
     remainder: Weights = field(default_factory=dict)
     """What Stability's file holds besides, in its names."""
+    max_guidance_scale: float = 2.5
+    """That of the pipeline."""
 
     def __post_init__(self) -> None:
         for name, network in self.networks.items():
             _compare(name, expected=_shapes(network.state_dict()), found=_shapes(self.weights[name]))
+
+    def network(self, name: str) -> Any:
+        """A network with its weights in float32, of its own: changing it changes nothing here."""
+        network = copy.deepcopy(self.networks[name])
+        weights = {key: each.to(torch.float32, copy=True) for key, each in self.weights[name].items()}
+        network.load_state_dict(weights, assign=True)
+        return network
 
     @property
     def scale(self) -> int:
@@ -196,19 +206,24 @@ def from_folder(folder: Path) -> Checkpoint:
         scheduler=EulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler"),
         feature_extractor=CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor"),
         remainder=read(remainder) if remainder.is_file() else {},
+        max_guidance_scale=read_json(folder / "model_index.json").get("max_guidance_scale", 2.5),
     )
 
 
-def multi_view(checkpoint: Checkpoint, *, size: int | None = None) -> Checkpoint:
+def multi_view(
+    checkpoint: Checkpoint, *, size: int | None = None, num_views: int | None = None
+) -> Checkpoint:
     """A checkpoint that makes views: stock SVD becomes the start of SVD-MV, others stay as they are.
 
     The elevation gets zero weights, so that step 0 equals stock; the orbit is the paper's, 21 views of 576
-    pixels. `size` is another height and width of the views. The networks of `checkpoint` are changed.
+    pixels. `size` is another height and width of the views, `num_views` another number of them. The networks
+    of `checkpoint` are changed.
     """
     unet = checkpoint.networks["unet"]
     if checkpoint.kind == "svd":
-        unet.register_to_config(num_frames=VIEWS)
-        size = size or VIEW_SIZE
+        size, num_views = size or VIEW_SIZE, num_views or VIEWS
+    if num_views is not None:
+        unet.register_to_config(num_frames=num_views)
     if size is not None:
         unet.register_to_config(sample_size=size // checkpoint.scale)
     if checkpoint.kind != "svd":
@@ -229,6 +244,7 @@ def write(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = N
         scheduler=checkpoint.scheduler,
         feature_extractor=checkpoint.feature_extractor,
         conditioning=checkpoint.kind,
+        max_guidance_scale=checkpoint.max_guidance_scale,
     )
     pipeline.save_config(folder)
     checkpoint.scheduler.save_pretrained(folder / "scheduler")

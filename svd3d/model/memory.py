@@ -13,11 +13,12 @@ A GB is 10^9 bytes. A card sold as 24 GB holds 24 * 2^30, 7 % more: those are fo
 # pyright: reportPrivateImportUsage=false
 # (diffusers exports its names lazily and huggingface_hub those of its HTTP library; pyright sees neither)
 
+import contextlib
 import functools
 import resource
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,9 +32,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from svd3d.errors import CheckpointError, ConfigError
+from svd3d.errors import CheckpointError, ConfigError, TrainingError
 from svd3d.model import local_folder
 from svd3d.model import vae as autoencoder
+from svd3d.settings import TrainConfig
 
 GB = 1e9
 SPLIT = "svd3d_split"
@@ -201,6 +203,51 @@ def estimate(
         advice = "choose a smaller --size, fewer --num-views or a larger GPU"
         raise ConfigError(f"--vram {vram}: too little, {model} needs {found.text()}; {advice}")
     return found
+
+
+@contextlib.contextmanager
+def explained(unet: nn.Module, config: TrainConfig, *, step: int) -> Iterator[None]:
+    """Turn what a device without room raises in training into a `TrainingError` that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        held = held_for_training(unet, config) / GB
+        raise TrainingError(
+            f"step {step}: out of memory with {config.train_batch_size} orbits at once ({error}); weights, "
+            f"gradients, averages and moments take {held:.1f} GB, activations the rest; try --auto_batch, "
+            "--gradient_checkpointing, --mixed_precision bf16, --use_8bit_adam, --trains lora, or --fsdp on "
+            "several GPUs"
+        ) from error
+
+
+def held_for_training(unet: nn.Module, config: TrainConfig) -> int:
+    """Bytes of what stays on the device between steps: weights, gradients, averages, moments."""
+    trained = sum(each.numel() for each in unet.parameters() if each.requires_grad)
+    moments = 2 if config.use_8bit_adam else 8
+    return sum(each.nbytes for each in unet.parameters()) + (4 + 4 + moments) * trained
+
+
+def largest_that_fits(size: int, attempt: Callable[[int], None], *, network: nn.Module) -> int:
+    """The batch size, halved until `attempt` of a forward and a backward pass finds room.
+
+    Moments and averages, which are not there yet, have their room kept free. Halves are rounded down to
+    divisors of `size`; 1 is not tried.
+    """
+    trained = [each for each in network.parameters() if each.requires_grad]
+    for each in (
+        part for part in range(size, 1, -1) if size % part == 0 and (part == size or part <= size // 2)
+    ):
+        try:
+            kept_free = [torch.empty_like(parameter) for parameter in trained for _ in range(3)]
+            attempt(each)
+            del kept_free
+            return each
+        except torch.OutOfMemoryError:
+            continue
+        finally:
+            network.zero_grad()
+            torch.cuda.empty_cache()
+    return 1
 
 
 def networks(model: str, dtype: torch.dtype) -> list[Any]:

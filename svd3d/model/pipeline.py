@@ -4,6 +4,7 @@
 # (diffusers exports its names lazily and huggingface_hub those of its HTTP library; pyright sees neither)
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from diffusers import (
 )
 from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError
 from jaxtyping import Float
 from PIL import Image
@@ -122,17 +124,22 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     @classmethod
-    def load(cls, model: str, *, dtype: torch.dtype = torch.float32) -> "SVDMVPipeline":
+    def load(
+        cls, model: str, *, dtype: torch.dtype = torch.float32, encoders_only: bool = False
+    ) -> "SVDMVPipeline":
         """From `tiny`, a local diffusers folder or a hub id (the cache when offline); safetensors only.
 
-        Stricter than `from_pretrained`, which fills what a file lacks with random numbers. Raises
-        `CheckpointError` that says what is missing.
+        Stricter than `from_pretrained`, which fills what a file lacks with random numbers. With
+        `encoders_only` the UNet is an outline on the meta device, and its weights are neither downloaded nor
+        read. Raises `CheckpointError` that says what is missing.
         """
         folder = local_folder(model)
         try:
-            folder = folder or Path(cls.download(model, use_safetensors=True))
+            parts = {"unet": _outline(folder or model)} if encoders_only else {}
+            folder = folder or Path(cls.download(model, use_safetensors=True, **parts))
             with _without_loading_bars():
-                parts = {name: _network(folder, name, dtype=dtype) for name in NETWORKS}
+                needed = [name for name in NETWORKS if name not in parts]
+                parts |= {name: _network(folder, name, dtype=dtype) for name in needed}
                 return cls.from_pretrained(str(folder), **parts)
         except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -263,8 +270,9 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         )
 
         # 3. Denoise all views jointly
-        self._guidance_scale = scales.to(device, embeddings.dtype)[:, None, None, None]
-        sample = self._denoise(sample, condition, embeddings, time_ids, callback_on_step_end)
+        sample = self.denoise(
+            sample, condition, embeddings, time_ids, scales=scales, callback=callback_on_step_end
+        )
 
         # 4. Decode
         views = sample
@@ -278,22 +286,29 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
             return views, orbits
         return SVDMVPipelineOutput(views=views, orbits=orbits, height=height, width=width)
 
-    def _denoise(
+    @torch.no_grad()
+    def denoise(
         self,
         sample: Float[Tensor, "b v c h w"],
         condition: Float[Tensor, "b v c h w"],
         embeddings: Float[Tensor, "b 1 d"],
         time_ids: Float[Tensor, "b *n"],
-        callback: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None,
+        *,
+        scales: Float[Tensor, "v"],
+        callback: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> Float[Tensor, "b v c h w"]:
-        """All steps of the scheduler; where no view is guided, the unconditional half is not computed."""
-        kind, scales = self.conditioning, self._guidance_scale
+        """All steps of the scheduler, from `sample`, its first noise, under the guidance of each view.
+
+        `condition` is not scaled. Where no view is guided, the unconditional half is not computed.
+        """
+        kind = self.conditioning
+        self._guidance_scale = scales = scales.to(sample)[:, None, None, None]
         guided = bool((scales != 1).any())
         if guided:
             embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
             condition = torch.cat([torch.zeros_like(condition), condition])
             time_ids = torch.cat([time_ids, time_ids])
-        with self.progress_bar(total=self._num_timesteps) as bar:  # type: ignore[call-arg]
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # type: ignore[call-arg]
             for step, time in enumerate(self.scheduler.timesteps):
                 noisy = torch.cat([sample, sample]) if guided else sample
                 noisy = self.scheduler.scale_model_input(noisy, time)
@@ -362,6 +377,15 @@ def _network(folder: Path, name: str, *, dtype: torch.dtype) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{name}: {len(missing)} weights are not in its file, such as {missing[0]}")
     return part
+
+
+def _outline(source: Path | str) -> Any:
+    """The UNet of a folder or a hub id without memory for its weights."""
+    name = "unet/config.json"
+    path = source / name if isinstance(source, Path) else Path(hf_hub_download(source, name))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    with torch.device("meta"):
+        return UNetSpatioTemporalConditionModel.from_config(config)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: RUN/checkpoints/step-N, a whole diffusers folder and what resuming needs.
+"""The folder of a training run, above all RUN/checkpoints/step-N: a diffusers folder and what resuming needs.
 
 A checkpoint is written aside, read back, and renamed into place, so it is there wholly or not at all.
 `state/index.json` holds the digest of every file; a checkpoint that differs from its digests is never used.
@@ -16,13 +16,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from svd3d import runs
 from svd3d.errors import CheckpointError, OutputError
 from svd3d.model import checkpoints
+from svd3d.settings import TrainConfig
 
 FOLDER = "checkpoints"
+METRICS = "metrics.jsonl"
+VALIDATION = "validation"
+UNET = f"unet/{checkpoints.WEIGHTS['unet']}.safetensors"
 INDEX = "state/index.json"
 STATE = "state/training.safetensors"
 FROZEN = ("vae", "image_encoder", "scheduler", "feature_extractor")
@@ -119,6 +123,31 @@ def every(run: Path) -> list[Saved]:
                 facts = checkpoints.read_json(folder / INDEX)
                 found.append(Saved(folder, int(folder.name.removeprefix("step-")), facts))
     return sorted(found, key=lambda each: each.step)
+
+
+def check_space(config: TrainConfig, unet: nn.Module) -> None:
+    """Refuse to begin what the disk cannot hold: the checkpoints to keep, the best, and one being written.
+
+    Raises `OutputError` with the sizes.
+    """
+    each = size_on_disk(config, unet)
+    kept = min(config.checkpoints_total_limit + 2, -(-config.max_train_steps // config.checkpointing_steps))
+    needed = each * max(kept - len(every(config.out)), 1)
+    free = shutil.disk_usage(config.out).free
+    if needed > free:
+        raise OutputError(
+            f"{config.out}: {kept} checkpoints of {each / 1e9:.2f} GB need {needed / 1e9:.2f} GB more, and "
+            f"{free / 1e9:.2f} GB are free; free some space, or lower --checkpoints_total_limit"
+        )
+
+
+def size_on_disk(config: TrainConfig, unet: nn.Module) -> int:
+    """Bytes of a checkpoint; the frozen parts are links."""
+    model = sum(each.numel() for name, each in unet.named_parameters() if ".lora_" not in name)
+    trained = sum(each.numel() for each in unet.parameters() if each.requires_grad)
+    moments = 2 if config.use_8bit_adam else 8
+    averages = 4 if config.trains == "lora" else 0  # else the model has them
+    return 4 * model + (4 + moments + averages) * trained
 
 
 def prune(run: Path, *, keep: int) -> None:

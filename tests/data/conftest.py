@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from svd3d.data import latents
+from svd3d.data import latents, shards
 
 SHAPE = latents.Shape(
     size=16,
@@ -39,8 +39,8 @@ def write_cache(folder, uids, *, shape=SHAPE, encoders=ENCODERS, per_shard=4):
     for first in range(0, len(uids), per_shard):
         group = uids[first : first + per_shard]
         objects = ([make_row(uid, v, shape=shape) for v in range(len(shape.backgrounds))] for uid in group)
-        latents.write_shard(folder, f"shard-{first}", objects, shape=shape, encoders=encoders)
-    latents.write_index(folder, latents.read_shards(folder), failed=0)
+        shards.write_shard(folder, f"shard-{first}", objects, shape=shape, encoders=encoders)
+    shards.write_index(folder, shards.read_shards(folder), failed=0)
     return folder
 
 

@@ -1,7 +1,10 @@
 """The order of training: a permutation, the same however the work is divided, resumed with one integer."""
 
+import multiprocessing
+import shutil
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from svd3d.data import dataset
 from svd3d.data.dataset import Batches
-from svd3d.errors import ConfigError
+from svd3d.data.latents import Latents
+from svd3d.errors import ConfigError, InputError
 
 SETTINGS = {"seed": 7, "global_batch": 12, "micro_batch": 12, "held_out": 0.2}
 
@@ -18,7 +22,7 @@ def samples(batches, count):
     """The first micro-batches, taken apart: (uid, draw seed, every number) of each sample."""
     found = []
     for batch in islice(batches, count):
-        uids = batch.pop("uid")
+        uids, _ = batch.pop("uid"), batch.pop("damaged")
         flat = torch.cat([each.reshape(len(uids), -1).double() for each in batch.values()], dim=1)
         found += [
             (uid, int(seed), row.tolist())
@@ -142,6 +146,47 @@ def test_the_split_has_the_fraction_asked_for():
 def test_draws_are_the_same_on_every_machine():
     assert dataset.draw(1 << 63, "draw", 0, 0) == 6048154487179182065
     assert [dataset.permuted(place, 5, "order", 0, 0) for place in range(5)] == [1, 0, 4, 2, 3]
+
+
+@pytest.fixture
+def rotten(cache, tmp_path):
+    """A cache with one changed bit, in the numbers of o04 before the random background."""
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    path = folder / "shards/shard-4/latents.parquet"
+    content = bytearray(path.read_bytes())
+    content[bytes(content).index(np.float16(105).tobytes() * 8)] ^= 1
+    path.write_bytes(content)
+    return Latents.open(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_is_the_same_one_line_whoever_reads_and_leaves_no_worker(rotten, workers):
+    batches = Batches(rotten, **{**SETTINGS, "micro_batch": 3}, workers=workers)
+    with pytest.raises(
+        InputError,
+        match=r"^\S*shard-4/latents.parquet: o04 cannot be read \([^\n]*\); run: svd3d cache[^\n]*$",
+    ):
+        samples(batches, 40)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_damage_is_named_and_weighs_nothing_and_moves_nobody(rotten, opened, workers):
+    ours = {**SETTINGS, "micro_batch": 3}
+    found = list(islice(Batches(rotten, **ours, workers=workers, damaged="skip"), 40))
+    told = 0
+    for batch, whole in zip(found, Batches(opened, **ours), strict=False):
+        gone = batch["weight"] == 0
+        assert torch.equal(whole["weight"], torch.ones(3))
+        assert len(batch["damaged"]) == gone.sum()
+        assert all("o04 cannot be read" in each for each in batch["damaged"])
+        assert {uid for uid, is_gone in zip(batch["uid"], gone, strict=True) if is_gone} <= {"o04"}
+        assert (batch["uid"], batch["draw_seed"].tolist()) == (whole["uid"], whole["draw_seed"].tolist())
+        for name in ("latents", "cond_latents", "noise_aug", "clip", "elevations_deg", "azimuths_deg"):
+            assert torch.equal(batch[name][~gone], whole[name][~gone])
+            assert not batch[name][gone].any()
+        told += len(batch["damaged"])
+    assert 0 < told < sum(batch["uid"].count("o04") for batch in found)  # its other background is whole
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from torch import nn
 from torch.profiler import profile
-from transformers import CLIPVisionConfig
 
 from svd3d.errors import CheckpointError, ConfigError
-from svd3d.model import memory, tiny
+from svd3d.model import checkpoints, memory, original, tiny
 from svd3d.model.pipeline import SVDMVPipeline
 
 UNET, VAE, CLIP = 1_524_623_082, 97_742_847, 632_076_800
@@ -24,24 +22,12 @@ UNET, VAE, CLIP = 1_524_623_082, 97_742_847, 632_076_800
 def svd(tmp_path_factory):
     """The configurations of Stable Video Diffusion, without any weights."""
     folder = tmp_path_factory.mktemp("svd")
-    with torch.device("meta"):
-        UNetSpatioTemporalConditionModel(sample_size=96, num_attention_heads=(5, 10, 20, 20)).save_config(
-            folder / "unet"
-        )
-        AutoencoderKLTemporalDecoder(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            layers_per_block=2,
-            sample_size=768,
-        ).save_config(folder / "vae")
-    CLIPVisionConfig(
-        hidden_size=1280,
-        intermediate_size=5120,
-        num_hidden_layers=32,
-        num_attention_heads=16,
-        patch_size=14,
-        projection_dim=1024,
-    ).save_pretrained(folder / "image_encoder")
+    for name, config in original.FULL_SIZE.items():
+        network = checkpoints.empty(name, config)
+        if name == "image_encoder":
+            network.config.save_pretrained(folder / name)
+        else:
+            network.save_config(folder / name)
     (folder / "model_index.json").write_text("{}")
     return str(folder)
 

@@ -544,12 +544,30 @@ def test_a_hub_id_out_of_reach_is_refused_in_one_line(offline_hub):
         SVDMVPipeline.load("somebody/svd")
 
 
-def test_a_hub_id_loads_from_the_cache_when_offline(offline_hub, checkpoint, pipeline):
+@pytest.fixture
+def downloaded(offline_hub, checkpoint):
+    """`somebody/svd` in the cache of the hub."""
     revision = "0" * 40
     stored = offline_hub / "models--somebody--svd"
     (stored / "refs").mkdir(parents=True)
     (stored / "refs/main").write_text(revision)
-    shutil.copytree(checkpoint, stored / "snapshots" / revision, copy_function=os.link)
+    return shutil.copytree(checkpoint, stored / "snapshots" / revision, copy_function=os.link)
+
+
+@pytest.mark.parametrize("hub_id", [False, True])
+def test_encoders_load_without_the_weights_of_the_unet(downloaded, pipeline, hub_id):
+    (downloaded / "unet" / WEIGHTS).unlink()
+    loaded = SVDMVPipeline.load("somebody/svd" if hub_id else str(downloaded), encoders_only=True)
+    assert (loaded.size, loaded.conditioning) == (pipeline.size, pipeline.conditioning)
+    assert sum(each.numel() for each in loaded.unet.parameters() if not each.is_meta) < 100  # mixing factors
+    for name in ("vae", "image_encoder"):
+        for weight, expected in zip(
+            getattr(loaded, name).parameters(), getattr(pipeline, name).parameters(), strict=True
+        ):
+            assert torch.equal(weight, expected), name
+
+
+def test_a_hub_id_loads_from_the_cache_when_offline(downloaded, pipeline):
     loaded = SVDMVPipeline.load("somebody/svd")
     weight = "conv_in.weight"
     assert torch.equal(loaded.unet.state_dict()[weight], pipeline.unet.state_dict()[weight])

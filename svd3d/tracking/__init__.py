@@ -1,0 +1,1 @@
+"""Watching a training run: trackers that it reports to, and a page of its curves and pictures."""
