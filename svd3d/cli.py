@@ -252,6 +252,12 @@ def _train(config: Any, output: Output) -> int:
     return 0
 
 
+def _plan_train(config: Any) -> str:
+    from svd3d import train as stage
+
+    return stage.plan(config)
+
+
 def _reconstruct(config: Any, output: Output) -> int:
     from recon import run as stage
 
@@ -342,7 +348,7 @@ STAGES: dict[str, Stage] = {
     "cache verify": Stage(
         "svd3d.settings:CacheVerifyConfig", "whether latent shards are whole, and their repair", _cache_verify
     ),
-    "train": Stage("svd3d.settings:TrainConfig", "finetune a model on cached latents", _train),
+    "train": Stage("svd3d.settings:TrainConfig", "finetune a model on cached latents", _train, plan=_plan_train),
     "generate": Stage(
         "svd3d.settings:GenerateConfig",
         "pictures to views around their objects",

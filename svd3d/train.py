@@ -267,6 +267,21 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 raise KeyboardInterrupt
 
 
+def plan(config: TrainConfig) -> str:
+    """What a run costs, in a line, from the weights' shapes alone."""
+    start = checkpoints.multi_view(checkpoints.from_folder(checkpoints.fetch(config.model)))
+    unet = start.networks["unet"]
+    learning.select(unet, config)
+    trained = sum(each.numel() for each in learning.trainable(unet).values())
+    processes = (config.gpus or 1) * config.nodes
+    orbits = accumulation_steps(config, processes=processes) * config.train_batch_size * processes
+    return (
+        f"{config.max_train_steps} steps of {orbits} orbits; {trained / 1e6:.1f} million parameters learn; "
+        f"{memory.held_for_training(unet, config) / memory.GB:.2f} GB for weights, gradients, averages and "
+        f"moments, activations besides; checkpoints of {saving.size_on_disk(config, unet) / 1e9:.2f} GB"
+    )
+
+
 def losses(
     network: nn.Module, kind: Kind, batch: Batch, config: TrainConfig
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:

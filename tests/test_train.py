@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -687,6 +688,19 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_written(config, trains):
     folder = plan.out / "checkpoints/step-1"
     written = [folder / saving.STATE, folder / saving.UNET]
     assert sum(path.stat().st_size for path in written) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("trains", ["all", "temporal", "lora"])
+def test_the_plan_says_what_a_run_will_take(config, trains):
+    plan = dataclasses.replace(config, trains=trains, max_train_steps=1, gpus=2)
+    trained(plan)
+    folder = plan.out / "checkpoints/step-1"
+    state = checkpoints.read(folder / saving.STATE)
+    learns = sum(each.numel() for name, each in state.items() if name.startswith("weights/")) / 1e6
+    told = train.plan(plan)
+    assert told.startswith(f"1 steps of 4 orbits; {learns:.1f} million parameters learn;")
+    size = sum(each.stat().st_size for each in (folder / saving.STATE, folder / saving.UNET)) / 1e9
+    assert float(re.search(r"checkpoints of (.*) GB", told)[1]) == pytest.approx(size, abs=0.006)
 
 
 def test_held_out_objects_are_painted_and_scored(config, data):
