@@ -174,9 +174,7 @@ def _cache_verify(config: Any, output: Output) -> int:
     if code and settings:
         return _cache(settings, output)
     if code:
-        console.say(
-            f"Encode them again with: svd3d cache verify {shlex.quote(str(config.out))} --repair"
-        )
+        console.say(f"Encode them again with: svd3d cache verify {shlex.quote(str(config.out))} --repair")
     return code
 
 
@@ -348,7 +346,9 @@ STAGES: dict[str, Stage] = {
     "cache verify": Stage(
         "svd3d.settings:CacheVerifyConfig", "whether latent shards are whole, and their repair", _cache_verify
     ),
-    "train": Stage("svd3d.settings:TrainConfig", "finetune a model on cached latents", _train, plan=_plan_train),
+    "train": Stage(
+        "svd3d.settings:TrainConfig", "finetune a model on cached latents", _train, plan=_plan_train
+    ),
     "generate": Stage(
         "svd3d.settings:GenerateConfig",
         "pictures to views around their objects",

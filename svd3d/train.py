@@ -508,7 +508,7 @@ def save(
 
 @contextlib.contextmanager
 def _arithmetic(device: torch.device, config: TrainConfig) -> Iterator[None]:
-    """Networks compute in bfloat16 if the recipe says so; CPUs are slow at the gradient of fused attention."""
+    """Networks compute in bfloat16 if the recipe says so; fused attention has a slow gradient on CPUs."""
     on_cpu = device.type == "cpu"
     with (
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16"),
