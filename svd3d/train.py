@@ -90,6 +90,7 @@ class Step:
     damaged: int
     """Samples left out so far, because their latents changed on disk."""
     seconds: float
+    """Without looks at held-out objects and checkpoints."""
     samples_per_second: float
     validation_loss: float | None = None
     """Of the averaged weights, on objects that are held out."""
@@ -172,7 +173,7 @@ def run(config: TrainConfig) -> Iterator[Step]:
             done, position = saved.step, saved.facts["position"]
             skipped, damaged = saved.facts["skipped"], saved.facts["damaged"]
         accelerator.wait_for_everyone()
-        watch = lambda record: None  # noqa: E731
+        watch = None
         if main:
             _forget_after(config.out / saving.METRICS, done)
             runs.write_manifest(
@@ -214,9 +215,9 @@ def run(config: TrainConfig) -> Iterator[Step]:
             norm = nn.utils.clip_grad_norm_(learner.trained.values(), config.max_grad_norm)
             norm = learning.whole(norm)
             samples = _everywhere(accelerator, torch.cat(parts, dim=1).T.contiguous())
-            whole = samples[samples[:, 2] > 0]
-            damaged += len(samples) - len(whole)
-            loss, sigma, _ = whole.T.contiguous()
+            counting = samples[samples[:, 2] > 0]
+            damaged += len(samples) - len(counting)
+            loss, sigma, _ = counting.T.contiguous()
             if len(loss) and loss.isfinite().all() and norm.isfinite():
                 with memory.explained(unet, config, step=step):
                     learner.step(learning_rate=rate)
@@ -226,6 +227,8 @@ def run(config: TrainConfig) -> Iterator[Step]:
             learner.optimizer.zero_grad()
             if bad >= config.max_bad_steps:
                 raise TrainingError(_not_finite(step, bad, uids=gather_object(uids), run=config.out))
+
+            seconds = time.perf_counter() - began
 
             # 5. Watch and save
             asked = torch.tensor([asked_to_stop.is_set()], device=device)
@@ -239,7 +242,6 @@ def run(config: TrainConfig) -> Iterator[Step]:
                     scores = validate_views(accelerator, unet, kind, start, held_out, config, step=step)
             saving_now = step % config.checkpointing_steps == 0 or is_last or stopping
             folder = config.out / saving.FOLDER / f"step-{step}" if saving_now else None
-            seconds = time.perf_counter() - began
             record = Step(
                 step=step,
                 loss=_finite(loss.double().mean()),
@@ -261,7 +263,8 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 facts |= {"validation_loss": record.validation_loss}
                 save(config, step, base, unet, kind, learner, facts=facts, main=main)
                 accelerator.wait_for_everyone()
-            watch(record)
+            if watch is not None:
+                watch(record)
             yield record
             if stopping and not is_last:
                 raise KeyboardInterrupt
