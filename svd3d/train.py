@@ -96,7 +96,7 @@ class Step:
     """Of the averaged weights, on objects that are held out."""
     validation: dict[str, float] | None = None
     """Mean PSNR (dB) and SSIM of their views but the first, sampled with the averaged weights, against what
-    the autoencoder makes of the true ones; `input_copied_psnr` is that of the first view in place of all."""
+    the autoencoder makes of the true ones; `baseline-psnr` is that of the first view in place of all."""
     checkpoint: Path | None = None
     """The checkpoint made after this step."""
 
@@ -390,7 +390,7 @@ def validate_views(
     scores = {
         "psnr": [metrics.psnr(painted[1:], true[1:]) for painted, true in pairs],
         "ssim": [metrics.ssim(painted[1:], true[1:]) for painted, true in pairs],
-        "input_copied_psnr": [
+        "baseline-psnr": [
             metrics.psnr(np.broadcast_to(true[:1], true[1:].shape), true[1:]) for _, true in pairs
         ],
     }

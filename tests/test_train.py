@@ -709,7 +709,7 @@ def test_held_out_objects_are_painted_and_scored(config, data):
     )
     steps = trained(plan, learning_rate=1e-12)
     (first, second) = (step.validation for step in steps if step.validation)
-    assert first.keys() == {"psnr", "ssim", "input_copied_psnr"}
+    assert first.keys() == {"psnr", "ssim", "baseline-psnr"}
     assert first == pytest.approx(second, rel=1e-4)  # the same noise
     sheet = images.read(plan.out / "validation/step-4.png")
     assert sheet.shape[0] == 4 * 112  # two objects, true and painted
