@@ -208,6 +208,7 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 with (
                     _gradients_meet(accelerator, network, now=last),
                     memory.explained(unet, config, step=step),
+                    _attention(device),
                 ):
                     loss, sigma = losses(network, kind, batch, config)
                     ((weight * loss).mean() / accumulation).backward()
@@ -306,7 +307,7 @@ def losses(
         azimuths_deg=batch["azimuths_deg"],
         noise_aug_strength=batch["noise_aug"],
     ).to(device)
-    with _arithmetic(device, config):
+    with _number_format(device, config):
         output = network(
             conditioning.to_network(torch.cat([c_in * noisy, condition], dim=2), kind),
             c_noise,
@@ -374,7 +375,7 @@ def validate_views(
         )
         for place in mine:
             assert painter is not None
-            with _arithmetic(accelerator.device, config):
+            with _number_format(accelerator.device, config):
                 found.append((place, painter.views(collate([held_out.draws[place]]))))
     except torch.OutOfMemoryError as error:
         log.warning("step %d: no room to paint held-out objects (%s); training goes on", step, error)
@@ -509,15 +510,14 @@ def save(
                 learning.whole(each)
 
 
-@contextlib.contextmanager
-def _arithmetic(device: torch.device, config: TrainConfig) -> Iterator[None]:
-    """Networks compute in bfloat16 if the recipe says so; fused attention has a slow gradient on CPUs."""
-    on_cpu = device.type == "cpu"
-    with (
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16"),
-        sdpa_kernel(SDPBackend.MATH) if on_cpu else contextlib.nullcontext(),
-    ):
-        yield
+def _number_format(device: torch.device, config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
+    """Networks compute in bfloat16 if the recipe says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16")
+
+
+def _attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Attention in single operations on a CPU, where the gradient of the fused one is slow."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
