@@ -1,20 +1,54 @@
 """What reconstruction gives back, and the pictures and numbers made of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import trimesh
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from recon.raster import render
-from recon.volume import Volume
 from svd3d.images import composite
 from svd3d.sample import Sample
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from recon.field import Field
+
+FORMAT = 2
 """Version of recon.json."""
+
+
+@dataclass
+class Stopwatch:
+    """Wall-clock seconds of the steps that ran under it."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Time a `with` block as a step."""
+        start = monotonic()
+        yield
+        self.seconds[step] = monotonic() - start
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A surface in the +Z up world, as a method found it."""
+
+    surface: trimesh.Trimesh
+    """Closed, with outward faces."""
+    images: UInt8[np.ndarray, "v h w 4"]
+    """The views as they fit the surface: where they disagreed, moved and freed of their gains."""
+    details: Mapping[str, Any]
+    """What the method says of itself in recon.json, as JSON types."""
+    message: str = ""
+    """What is noteworthy, for a person."""
+    field: "Field | None" = None
+    """The NeRF, where the method fits one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,21 +57,15 @@ class Reconstruction:
 
     uid: str
     method: str
+    shape: Shape
+    """How the surface was found; the triangles are those of `mesh`, closed, for all that is measured."""
     mesh: trimesh.Trimesh
     """Textured and therefore cut open along seams; read back from `glb`."""
-    surface: trimesh.Trimesh
-    """The same triangles without texture: closed, for everything that is measured."""
-    volume: Volume
-    """The field that the surface was cut from, level 0.5."""
-    k: int
-    """Carving kept the k-th smallest alpha of the views: 1 when the silhouettes agree."""
-    agreement: Mapping[int, float]
-    """Mean silhouette IoU of a coarse hull with the views, for each k tried."""
-    base: float
-    """Height of the flat cut under the lowest point that any view sees, in world units."""
-    seen: float
-    """Share of the surface that some view saw; the rest was filled in."""
     glb: bytes
+    seen: UInt8[np.ndarray, "h w"]
+    """255 where some view saw the texel; 0 where it was filled in, or lies on no chart."""
+    seen_share: float
+    """Of the surface."""
     renders: Sample
     """The mesh at the cameras of the input."""
     silhouette_iou: float
@@ -49,21 +77,18 @@ class Reconstruction:
 
     def report(self) -> dict[str, Any]:
         """What recon.json says, as JSON types. Lengths are in world units (longest side of the object 1)."""
+        surface = self.shape.surface
         return {
             "format": FORMAT,
             "uid": self.uid,
             "method": self.method,
-            "k": self.k,
-            "agreement": {str(k): round(value, 5) for k, value in self.agreement.items()},
-            "base": round(self.base, 5),
-            "resolution": max(self.volume.values.shape),
-            "voxel_size": self.volume.voxel_size,
-            "vertices": len(self.surface.vertices),
-            "faces": len(self.surface.faces),
-            "watertight": bool(self.surface.is_watertight),
-            "volume": float(self.surface.volume),
-            "area": float(self.surface.area),
-            "seen": round(self.seen, 5),
+            **self.shape.details,
+            "vertices": len(surface.vertices),
+            "faces": len(surface.faces),
+            "watertight": bool(surface.is_watertight),
+            "volume": float(surface.volume),
+            "area": float(surface.area),
+            "seen": round(self.seen_share, 5),
             "silhouette_iou": round(self.silhouette_iou, 5),
             "self_check": {"metric": "psnr", "background": "white", "mean_db": round(self.psnr_db, 3)},
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
@@ -86,7 +111,8 @@ def rendered(mesh: trimesh.Trimesh, like: Sample, *, uid: str) -> Sample:
     )
 
 
-def mean_psnr(ours: UInt8[np.ndarray, "v h w 4"], theirs: UInt8[np.ndarray, "v h w 4"]) -> float:
-    """Mean over the views of the whole-image PSNR on white, in dB; 100 for equal pictures."""
-    error = ((composite(ours) - composite(theirs)) ** 2).mean(axis=(1, 2, 3), dtype=np.float64)
-    return float((-10 * np.log10(np.maximum(error, 1e-10))).mean())
+def psnr(ours: UInt8[np.ndarray, "v h w 4"], theirs: UInt8[np.ndarray, "v h w 4"]) -> Float[np.ndarray, "v"]:
+    """Whole-image PSNR on white of each view, in dB; 100 for equal pictures."""
+    pairs = zip(ours, theirs, strict=True)  # one by one: as floats, all views together fill the memory
+    error = [((composite(one) - composite(other)) ** 2).mean(dtype=np.float64) for one, other in pairs]
+    return -10 * np.log10(np.maximum(error, 1e-10))

@@ -1,6 +1,5 @@
 """The reconstruction stage: sample folders to watertight, textured meshes."""
 
-import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from recon.config import ReconConfig
+from recon.config import Method, ReconConfig
 from svd3d import images, runs, sample
 from svd3d.errors import MeshError, OutputError, SampleError, Svd3dError, require
 from svd3d.sample import Sample
@@ -17,10 +16,11 @@ from svd3d.sample import Sample
 for _package in ("trimesh", "scipy", "skimage", "xatlas", "fast_simplification", "embreex"):
     require(_package, extra="recon", reason="reconstructing a mesh")
 
-from recon import export, fast, hull, texture  # noqa: E402
-from recon.result import Reconstruction, mean_psnr, rendered  # noqa: E402
+from recon import captures, export, fast, texture  # noqa: E402
+from recon.fast import silhouette_iou  # noqa: E402
+from recon.result import Reconstruction, Stopwatch, psnr, rendered  # noqa: E402
 
-MAY_CHANGE = ("sample", "out", "views_from")
+MAY_CHANGE = ("sample", "out", "views_from", "device")
 """Settings that may differ when a command is run again; a changed sample is found by its digest."""
 
 
@@ -30,7 +30,8 @@ class Reconstructed:
 
     uid: str
     folder: Path | None
-    """Holds mesh.glb, recon.json and renders/, unless it failed."""
+    """Holds mesh.glb, seen.png, recon.json and renders/, and field.safetensors if one was fitted; None if it
+    failed."""
     status: Literal["done", "skipped", "failed"]
     message: str
     """Why it failed, or what is noteworthy; empty if nothing is."""
@@ -41,56 +42,79 @@ class Reconstructed:
 
 def count(config: ReconConfig) -> int:
     """How many samples `run` will report."""
-    return len(sample.find(config.sample))
+    return len(captures.find(config.sample))
 
 
 def reconstruct(
     views: Sample,
     *,
-    method: Literal["fast"] = "fast",
+    method: Method = "fast",
     resolution: int = 128,
     faces: int = 20_000,
     texture_size: int = 1024,
+    seed: int = 0,
+    device: str = "auto",
+    nerfstudio: Path | None = None,
+    nerfstudio_method: str = "nerfacto",
+    nerfstudio_steps: int = 30_000,
+    work: Path | None = None,
 ) -> Reconstruction:
     """A textured mesh from the views of one sample, in memory. See `ReconConfig` for the options.
 
-    Raises `MeshError` when silhouettes are empty, missing, or have no common object.
+    `work` is the folder in which a long fit keeps what it resumes from. Raises `MeshError` when silhouettes
+    are empty, missing, or have no common object.
     """
-    seconds: dict[str, float] = {}
+    watch = Stopwatch()
+    if method == "fast":
+        shape = fast.shape(views, resolution=resolution, faces=faces, watch=watch)
+    elif method == "nerfstudio":
+        from recon import nerfstudio as foreign
 
-    @contextlib.contextmanager
-    def timed(step: str) -> Iterator[None]:
-        start = monotonic()
-        yield
-        seconds[step] = monotonic() - start
+        shape = foreign.shape(
+            views,
+            method=nerfstudio_method,
+            place=nerfstudio,
+            steps=nerfstudio_steps,
+            resolution=resolution,
+            faces=faces,
+            device=device,
+            work=work,
+            watch=watch,
+        )
+    else:
+        require("torch", extra="model", reason=f"method {method}")
+        from recon import fitted
 
-    with timed("carve"):
-        carved = fast.carve(images.to_float(views.images[..., 3]), views.cameras, resolution=resolution)
-    with timed("surface"):
-        surface = fast.mesh(carved.volume, faces=faces)
-    with timed("texture"):
-        baked = texture.bake(surface, views.images, views.cameras, size=texture_size)
-    with timed("export"):
+        shape = fitted.shape(
+            views,
+            method=method,
+            resolution=resolution,
+            faces=faces,
+            seed=seed,
+            device=device,
+            work=work,
+            watch=watch,
+        )
+    with watch("texture"):
+        baked = texture.bake(shape.surface, shape.images, views.cameras, size=texture_size)
+    with watch("export"):
         glb = export.to_glb(baked.mesh)
         mesh = export.from_glb(glb, where=f"{views.uid}: exported GLB")
-    with timed("check"):
+    with watch("check"):
         renders = rendered(mesh, views, uid=views.uid)
-        alphas = [each.images[..., 3] > 127 for each in (renders, views)]
+        silhouettes = [each[..., 3] > 127 for each in (renders.images, shape.images)]
     return Reconstruction(
         uid=views.uid,
         method=method,
+        shape=shape,
         mesh=mesh,
-        surface=surface,
-        volume=carved.volume,
-        k=carved.k,
-        agreement=carved.agreement,
-        base=carved.base,
-        seen=baked.seen,
         glb=glb,
+        seen=baked.seen,
+        seen_share=baked.seen_share,
         renders=renders,
-        silhouette_iou=fast.silhouette_iou(*alphas),
-        psnr_db=mean_psnr(renders.images, views.images),
-        seconds=seconds,
+        silhouette_iou=silhouette_iou(*silhouettes),
+        psnr_db=float(psnr(renders.images, shape.images).mean()),
+        seconds=watch.seconds,
     )
 
 
@@ -101,7 +125,7 @@ def run(config: ReconConfig) -> Iterator[Reconstructed]:
     a single bad sample raises, and leaves no output. What is wrong with the paths is raised here, before
     any output exists.
     """
-    folders = sample.find(config.sample)
+    folders = captures.find(config.sample)
     if not folders:
         raise SampleError(
             f"{config.sample}: holds no sample (a folder with transforms.json); make one with: svd3d render"
@@ -109,18 +133,13 @@ def run(config: ReconConfig) -> Iterator[Reconstructed]:
     for path in config.views_from:
         if not sample.find(path):
             raise SampleError(f"{path}: holds no sample to take cameras from; check --views-from")
-    alone = sample.is_sample(config.sample)
-    if alone:
-        views = sample.read(config.sample)
-        _extra_views(config, views.uid)
-        try:
-            hull.check_silhouettes(images.to_float(views.images[..., 3]))
-        except MeshError as error:
-            raise MeshError(f"{config.sample}: {error}") from error
+    alone = captures.read(config.sample) if captures.is_capture(config.sample) else None
+    if alone is not None:
+        _extra_views(config, alone.uid)
     return _run(config, folders, alone=alone)
 
 
-def _run(config: ReconConfig, folders: list[Path], *, alone: bool) -> Iterator[Reconstructed]:
+def _run(config: ReconConfig, folders: list[Path], *, alone: Sample | None) -> Iterator[Reconstructed]:
     existed = runs.nearest_parent(config.out)
     out = runs.output_folder(config.out)
     start = monotonic()
@@ -133,24 +152,29 @@ def _run(config: ReconConfig, folders: list[Path], *, alone: bool) -> Iterator[R
             except OutputError:
                 raise
             except Svd3dError as error:
-                if alone:
-                    if existed != out:
+                if alone is not None:
+                    if existed != out and not _begun(out):
                         shutil.rmtree(out)
                     raise
                 yield Reconstructed(folder.name, None, "failed", str(error), monotonic() - begin)
             else:
                 yield done
-        if not alone:
+        if alone is None:
             runs.write_manifest(
                 out, stage="reconstruct", config=config, seconds={"reconstruct": monotonic() - start}
             )
 
 
-def _one(config: ReconConfig, source: Path, *, alone: bool) -> Reconstructed:
-    """Reconstruct one sample folder, or add what its result lacks. `recon.json` is written last."""
+def _begun(out: Path) -> bool:
+    """Whether a fit left something there that it can resume from."""
+    return any(path.name != "config.yaml" and not path.name.startswith(".") for path in out.iterdir())
+
+
+def _one(config: ReconConfig, source: Path, *, alone: Sample | None) -> Reconstructed:
+    """Reconstruct one capture, or add what its result lacks. `recon.json` is written last."""
     start = monotonic()
-    views = sample.read(source)
-    folder = config.out if alone else config.out / views.uid
+    views = captures.read(source) if alone is None else alone
+    folder = config.out / views.uid if alone is None else config.out
     digest = runs.sha256(source)
     extra = _extra_views(config, views.uid)
     if (folder / "recon.json").exists():
@@ -170,12 +194,21 @@ def _one(config: ReconConfig, source: Path, *, alone: bool) -> Reconstructed:
             resolution=config.resolution,
             faces=config.faces,
             texture_size=config.texture_size,
+            seed=config.seed,
+            device=config.device,
+            nerfstudio=config.nerfstudio,
+            nerfstudio_method=config.nerfstudio_method,
+            nerfstudio_steps=config.nerfstudio_steps,
+            work=folder,
         )
     except MeshError as error:
         raise MeshError(f"{source}: {error}") from error
     others = {path: rendered(made.mesh, like, uid=views.uid) for path, like in extra.items()}
     runs.output_folder(folder)
     runs.write_file(folder / "mesh.glb", made.glb)
+    images.write_png(folder / "seen.png", made.seen)
+    if made.shape.field:
+        made.shape.field.save(folder / "field.safetensors", views.cameras)
     _write_renders(folder, {"renders": made.renders, **others})
     licence = views.about.get("licence")
     runs.write_manifest(
@@ -187,8 +220,7 @@ def _one(config: ReconConfig, source: Path, *, alone: bool) -> Reconstructed:
         seconds=made.seconds,
     )
     runs.write_json(folder / "recon.json", {**made.report(), "sample_sha256": digest})
-    message = "" if made.k == 1 else f"the silhouettes disagree; carved with k = {made.k}"
-    return Reconstructed(views.uid, folder, "done", message, monotonic() - start, made.psnr_db)
+    return Reconstructed(views.uid, folder, "done", made.shape.message, monotonic() - start, made.psnr_db)
 
 
 def _extra_views(config: ReconConfig, uid: str) -> dict[str, Sample]:

@@ -45,6 +45,15 @@ def main_parts(mesh: trimesh.Trimesh, *, smallest: float = SMALL_PART) -> trimes
     return _mesh(mesh.vertices[used], faces.reshape(-1, 3))
 
 
+def faired(mesh: trimesh.Trimesh, *, rounds: int) -> trimesh.Trimesh:
+    """The mesh without bumps as small as its triangles (Taubin 1995), and of the same volume."""
+    smooth = mesh.copy()
+    trimesh.smoothing.filter_taubin(smooth, iterations=2 * rounds)
+    centre = smooth.bounds.mean(axis=0)
+    smooth.vertices = centre + np.cbrt(mesh.volume / smooth.volume) * (smooth.vertices - centre)
+    return smooth
+
+
 def decimate(mesh: trimesh.Trimesh, *, faces: int) -> trimesh.Trimesh:
     """At most `faces` triangles by edge collapses; more when only a milder cut keeps the surface closed."""
     for target in (faces, 2 * faces, 4 * faces):

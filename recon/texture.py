@@ -57,8 +57,10 @@ class Baked:
     """A textured mesh and how much of it some view saw."""
 
     mesh: trimesh.Trimesh
-    seen: float
-    """Share of the texels; nearly share of the area, because charts keep their scale."""
+    seen: UInt8[np.ndarray, "h w"]
+    """255 where some view saw the texel; 0 where it was filled in, or lies on no chart."""
+    seen_share: float
+    """Of the texels on charts; nearly share of the area, because charts keep their scale."""
 
 
 def bake(
@@ -85,7 +87,9 @@ def bake(
         process=False,
         validate=False,
     )
-    return Baked(mesh, float(seen.mean()))
+    mask = np.zeros((size, size), np.uint8)
+    mask[texels.inside] = 255 * seen
+    return Baked(mesh, mask, float(seen.mean()))
 
 
 def unwrap(surface: trimesh.Trimesh, *, size: int) -> Chart:

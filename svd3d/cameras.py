@@ -233,17 +233,41 @@ class Cameras:
         if self.height < 1 or self.width < 1:
             raise CameraError(f"cameras: picture size {self.width} x {self.height} must be at least 1 x 1")
 
+    @classmethod
+    def from_opencv(
+        cls,
+        world_to_camera: Float[np.ndarray, "v 4 4"],
+        intrinsics: Float[np.ndarray, "v 3 3"],
+        *,
+        height: int,
+        width: int,
+    ) -> "Cameras":
+        """Cameras from extrinsics of OpenCV, COLMAP or gsplat; the inverse of `opencv_world_to_camera`."""
+        return cls(_rigid_inverse(OPENGL_TO_OPENCV @ world_to_camera), intrinsics, height, width)
+
+    @classmethod
+    def from_pytorch3d(
+        cls,
+        rotation: Float[np.ndarray, "v 3 3"],
+        translation: Float[np.ndarray, "v 3"],
+        intrinsics: Float[np.ndarray, "v 3 3"],
+        *,
+        height: int,
+        width: int,
+    ) -> "Cameras":
+        """Cameras from PyTorch3D's `R, T`; the inverse of `pytorch3d_rotation_translation`."""
+        extrinsics = np.tile(np.eye(4), (len(rotation), 1, 1))
+        extrinsics[:, :3, :3] = rotation.transpose(0, 2, 1)
+        extrinsics[:, :3, 3] = translation
+        return cls(_rigid_inverse(OPENGL_TO_PYTORCH3D @ extrinsics), intrinsics, height, width)
+
     def __len__(self) -> int:
         return len(self.camera_to_world)
 
     @property
     def world_to_camera(self) -> Float[np.ndarray, "v 4 4"]:
         """Inverse of `camera_to_world`, computed as that of a rigid motion."""
-        rotation = self.camera_to_world[:, :3, :3].transpose(0, 2, 1)
-        matrices = np.tile(np.eye(4), (len(self), 1, 1))
-        matrices[:, :3, :3] = rotation
-        matrices[:, :3, 3] = -np.einsum("vij,vj->vi", rotation, self.camera_to_world[:, :3, 3])
-        return matrices
+        return _rigid_inverse(self.camera_to_world)
 
     @property
     def positions(self) -> Float[np.ndarray, "v 3"]:
@@ -292,19 +316,28 @@ class Cameras:
         the point at that depth.
         """
         x, y = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
-        pixels = np.tile(np.stack([x, y], axis=-1).reshape(1, -1, 2), (len(self), 1, 1))
-        points = self.unproject(pixels, np.ones(pixels.shape[:2]))
-        directions = points - self.positions[:, None]
-        return self.positions, directions.reshape(len(self), self.height, self.width, 3)
+        pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
+        rotations = (self.camera_to_world @ OPENGL_TO_OPENCV)[:, :3, :3]
+        directions = np.einsum("vij,hwj->vhwi", rotations @ np.linalg.inv(self.intrinsics), pixels)
+        return self.positions, directions
 
     def opencv_world_to_camera(self) -> Float[np.ndarray, "v 4 4"]:
-        """Extrinsics as OpenCV and COLMAP define them."""
+        """Extrinsics as OpenCV, COLMAP and gsplat define them."""
         return OPENGL_TO_OPENCV @ self.world_to_camera
 
     def pytorch3d_rotation_translation(self) -> tuple[Float[np.ndarray, "v 3 3"], Float[np.ndarray, "v 3"]]:
         """`R, T` for `pytorch3d.renderer.PerspectiveCameras`: row vectors, x_camera = x_world R + T."""
         extrinsics = OPENGL_TO_PYTORCH3D @ self.world_to_camera
         return extrinsics[:, :3, :3].transpose(0, 2, 1), extrinsics[:, :3, 3]
+
+
+def _rigid_inverse(matrices: Float[np.ndarray, "v 4 4"]) -> Float[np.ndarray, "v 4 4"]:
+    """Inverses of rotations with translations."""
+    rotation = matrices[:, :3, :3].transpose(0, 2, 1)
+    inverse = np.tile(np.eye(4), (len(matrices), 1, 1))
+    inverse[:, :3, :3] = rotation
+    inverse[:, :3, 3] = -np.einsum("vij,vj->vi", rotation, matrices[:, :3, 3])
+    return inverse
 
 
 def every(views: int, *, num_views: int, start: int) -> list[int]:

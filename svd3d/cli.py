@@ -26,7 +26,7 @@ from typing import Any
 
 from svd3d import config as configs
 from svd3d import console
-from svd3d.errors import ConfigError, Svd3dError
+from svd3d.errors import CheckpointError, ConfigError, Svd3dError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -253,7 +253,10 @@ def _train(config: Any, output: Output) -> int:
 def _plan_train(config: Any) -> str:
     from svd3d import train as stage
 
-    return stage.plan(config)
+    try:
+        return stage.plan(config)
+    except CheckpointError as error:
+        return f"what it takes is not known before the model is there: {error}"
 
 
 def _reconstruct(config: Any, output: Output) -> int:
@@ -265,6 +268,16 @@ def _reconstruct(config: Any, output: Output) -> int:
         f"{config.out}: meshes. Next: svd3d evaluate --pred {shlex.quote(str(renders))} --ref REF --out DIR"
     )
     return code
+
+
+def _render_field(config: Any, output: Output) -> int:
+    from recon import render_field as stage
+
+    made = stage.run(config)
+    output.result(made.folder, views=made.views, seconds=made.seconds)
+    pred = shlex.quote(str(made.folder))
+    console.say(f"{pred}: views, see orbit.mp4. Next: svd3d evaluate --pred {pred} --ref REF --out DIR")
+    return 0
 
 
 def _evaluate(config: Any, output: Output) -> int:
@@ -356,6 +369,9 @@ STAGES: dict[str, Stage] = {
         plan=_plan_generate,
     ),
     "reconstruct": Stage("recon.config:ReconConfig", "views to a textured mesh", _reconstruct),
+    "render-field": Stage(
+        "recon.config:RenderFieldConfig", "a reconstructed field from any camera", _render_field
+    ),
     "mesh": Stage("svd3d.settings:MeshConfig", "one picture to a textured mesh", _mesh),
     "evaluate": Stage(
         "svd3d.settings:EvaluateConfig", "scores of views or meshes against references", _evaluate

@@ -124,14 +124,14 @@ def is_sample(folder: Path) -> bool:
     return (folder / "transforms.json").is_file()
 
 
-def find(folder: Path) -> list[Path]:
-    """The sample folders at or directly below `folder`, sorted by name."""
-    if is_sample(input_path(folder, what="sample folder")):
+def find(folder: Path, *, accepts: Callable[[Path], bool] = is_sample) -> list[Path]:
+    """The sample folders at or directly below `folder`, or those that `accepts` takes, sorted by name."""
+    if accepts(input_path(folder, what="sample folder")):
         return [folder]
     if not folder.is_dir():
         raise SampleError(f"{folder}: a file, not a folder; pass a sample folder or a folder of them")
     children = (child for child in folder.iterdir() if not child.name.startswith("."))  # hidden: unfinished
-    return sorted(child for child in children if is_sample(child))
+    return sorted(child for child in children if accepts(child))
 
 
 def write(sample: Sample, folder: Path) -> None:
@@ -197,21 +197,21 @@ def read(folder: Path) -> Sample:
         if folder.exists():
             reason = "holds no transforms.json, so it is not a finished sample"
         raise SampleError(f"{folder}: {reason}; make one with: svd3d render")
-    content = _json(path)
-    block = _get(content, "svd3d", dict, where=str(path))
+    content = read_json(path)
+    block = entry(content, "svd3d", dict, where=str(path))
     if block.get("format") != FORMAT:
         found = f"format is {block.get('format')!r}, this version reads {FORMAT}"
         raise SampleError(f"{path}: {found}; make the sample again")
-    frames = _get(content, "frames", list, where=str(path))
+    frames = entry(content, "frames", list, where=str(path))
     if not frames:
         raise SampleError(f"{path}: frames is empty; make the sample again with: svd3d render")
     named = [(f"{path}: frame {i}", frame) for i, frame in enumerate(frames)]
     for where, frame in named:
-        _dict(frame, where=where)
-    shape = (_get(content, "h", int, where=str(path)), _get(content, "w", int, where=str(path)))
+        as_dict(frame, where=where)
+    shape = (entry(content, "h", int, where=str(path)), entry(content, "w", int, where=str(path)))
     fields = {
-        "uid": _get(block, "uid", str, where=str(path)),
-        "origin": _get(block, "origin", str, where=str(path)),
+        "uid": entry(block, "uid", str, where=str(path)),
+        "origin": entry(block, "origin", str, where=str(path)),
         "condition_view": _optional(block, "condition_view", int, where=str(path)),
         "about": _optional(block, "about", dict, where=str(path)) or {},
         "orbit": _orbit(_optional(block, "orbit", dict, where=str(path)), where=str(path)),
@@ -221,8 +221,8 @@ def read(folder: Path) -> Sample:
         expected = ", ".join(get_args(Origin))
         raise SampleError(f"{path}: origin is {_short(fields['origin'])}, expected one of {expected}")
     if block.get("object_to_world") is not None:
-        fields["object_to_world"] = _matrix(block, "object_to_world", where=str(path))
-    matrices = np.stack([_matrix(frame, "transform_matrix", where=where) for where, frame in named])
+        fields["object_to_world"] = matrix_entry(block, "object_to_world", where=str(path))
+    matrices = np.stack([matrix_entry(frame, "transform_matrix", where=where) for where, frame in named])
     intrinsics = np.stack([_intrinsics({**content, **frame}, where=where) for where, frame in named])
     images = np.stack([_image(folder, frame, shape, where=where) for where, frame in named])
     fields["depth"] = _depth(folder, named, shape, block.get("depth_unit"), where=str(path))
@@ -238,21 +238,24 @@ def _intrinsic_keys(matrix: np.ndarray) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The keys and values of a JSON file; `SampleError` when it is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SampleError(f"{path}: not readable JSON ({error}); make the sample again") from error
-    return _dict(content, where=str(path))
+    return as_dict(content, where=str(path))
 
 
-def _dict(content: Any, *, where: str) -> dict[str, Any]:
+def as_dict(content: Any, *, where: str) -> dict[str, Any]:
+    """The content itself, which must be keys and values."""
     if not isinstance(content, dict):
         raise SampleError(f"{where}: expected keys and values, got {_short(content)}")
     return content
 
 
-def _get(content: dict[str, Any], key: str, kind: type, *, where: str) -> Any:
+def entry(content: dict[str, Any], key: str, kind: type, *, where: str) -> Any:
+    """The value of a key that must be there and of a kind: int, str, list or dict."""
     value = content.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = {int: "a whole number", str: "text", list: "a list", dict: "keys and values"}[kind]
@@ -261,7 +264,7 @@ def _get(content: dict[str, Any], key: str, kind: type, *, where: str) -> Any:
 
 
 def _optional(content: dict[str, Any], key: str, kind: type, *, where: str) -> Any:
-    return None if content.get(key) is None else _get(content, key, kind, where=where)
+    return None if content.get(key) is None else entry(content, key, kind, where=where)
 
 
 def _short(value: Any) -> str:
@@ -285,8 +288,9 @@ def _orbit(block: dict[str, Any] | None, *, where: str) -> Orbit | None:
         raise SampleError(f"{where}: orbit is {_short(block)}, which is not an orbit") from error
 
 
-def _matrix(content: dict[str, Any], key: str, *, where: str) -> Float[np.ndarray, "4 4"]:
-    value = _get(content, key, list, where=where)
+def matrix_entry(content: dict[str, Any], key: str, *, where: str) -> Float[np.ndarray, "4 4"]:
+    """The 4 x 4 matrix of finite numbers under a key."""
+    value = entry(content, key, list, where=where)
     try:
         matrix = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -305,9 +309,9 @@ def _intrinsics(content: dict[str, Any], *, where: str) -> Float[np.ndarray, "3 
     return np.array([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1.0]])
 
 
-def _inside(folder: Path, frame: dict[str, Any], key: str, *, where: str) -> Path:
-    """The path that a frame names, refused when it leaves the sample folder."""
-    name = _get(frame, key, str, where=where)
+def path_entry(folder: Path, frame: dict[str, Any], key: str, *, where: str) -> Path:
+    """The path that a frame names under a key, refused when it leaves the folder."""
+    name = entry(frame, key, str, where=where)
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
@@ -321,7 +325,7 @@ def _inside(folder: Path, frame: dict[str, Any], key: str, *, where: str) -> Pat
 def _image(
     folder: Path, frame: dict[str, Any], shape: tuple[int, int], *, where: str
 ) -> UInt8[np.ndarray, "h w 4"]:
-    path = _inside(folder, frame, "file_path", where=where)
+    path = path_entry(folder, frame, "file_path", where=where)
     try:
         image = pictures.read(path)
     except InputError as error:
@@ -367,7 +371,7 @@ def _maps(
 ) -> Iterator[np.ndarray]:
     """The decoded pictures that all frames name under `key`, checked."""
     for where, frame in named:
-        path = _inside(folder, frame, key, where=where)
+        path = path_entry(folder, frame, key, where=where)
         try:
             steps = decode(input_path(path, what="picture").read_bytes(), where=str(path))
         except (InputError, OSError) as error:

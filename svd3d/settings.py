@@ -153,6 +153,8 @@ class MeshConfig:
     """Denoising steps."""
     seed: int = 0
     """Seed of the noise."""
+    method: Literal["fast", "nerf", "sdf", "nerfstudio"] = "fast"
+    """How the surface is found, see svd3d reconstruct."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ def mesh(config: MeshConfig) -> Path:
     if (found := generate.count(settings)) > 1:
         raise configs.ConfigError(f"{config.image}: holds {found} pictures; pass one")
     (views,) = _all_done(generate.run(settings))
-    _all_done(reconstruct(ReconConfig(sample=settings.out / views.uid, out=config.out / "mesh")))
+    meshed = ReconConfig(sample=settings.out / views.uid, out=config.out / "mesh", method=config.method)
+    _all_done(reconstruct(meshed))
     return config.out / "mesh"
 
 

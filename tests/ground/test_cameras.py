@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as arrays
 from svd3d.cameras import (
     AZIMUTH_NOISE,
     GLTF_TO_WORLD,
-    OPENGL_TO_OPENCV,
     SINUSOID_AMPLITUDE_DEG,
     SINUSOID_PERIODS,
     SINUSOIDS,
@@ -313,8 +312,8 @@ def test_pytorch3ds_table_of_opencv_projections_is_reproduced(opencv_reference):
         matrix = np.array(case["camera_matrix"])
         focal, centre = matrix[[0, 1], [0, 1]], matrix[[0, 1], [2, 2]]
         intrinsics = np.abs(matrix) * np.eye(3)  # the table has negative focal lengths, which we refuse
-        camera_to_world = np.linalg.inv(world_to_camera) @ OPENGL_TO_OPENCV
-        cameras = Cameras(camera_to_world[None], intrinsics[None], *case["image_size"])
+        height, width = case["image_size"]
+        cameras = Cameras.from_opencv(world_to_camera[None], intrinsics[None], height=height, width=width)
         pixels, _ = cameras.project(np.array(case["pts"]))
         np.testing.assert_allclose(
             np.sign(focal) * pixels[0] + centre, case["pts_proj"], rtol=1e-4, atol=1e-4
@@ -335,6 +334,33 @@ def test_pytorch3d_sees_left_and_up_as_positive(cameras):
     np.testing.assert_allclose(local[..., 2], depth)
     np.testing.assert_allclose(cameras.width / 2 - focal * local[..., 0] / depth, pixels[..., 0])
     np.testing.assert_allclose(cameras.height / 2 - focal * local[..., 1] / depth, pixels[..., 1])
+
+
+@given(camera_batches())
+def test_cameras_come_back_from_opencv_and_from_pytorch3d(cameras):
+    size = {"height": cameras.height, "width": cameras.width}
+    for back in (
+        Cameras.from_opencv(cameras.opencv_world_to_camera(), cameras.intrinsics, **size),
+        Cameras.from_pytorch3d(*cameras.pytorch3d_rotation_translation(), cameras.intrinsics, **size),
+    ):
+        np.testing.assert_allclose(back.camera_to_world, cameras.camera_to_world, atol=1e-12)
+        np.testing.assert_array_equal(back.intrinsics, cameras.intrinsics)
+        assert (back.height, back.width) == (cameras.height, cameras.width)
+
+
+def test_gsplat_projects_to_the_same_pixels(orbit):
+    reference = pytest.importorskip("gsplat.cuda._torch_impl", reason="needs gsplat")
+    torch = pytest.importorskip("torch", reason="needs torch")
+    cameras = orbit.cameras(height=64, width=80)
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3))
+    small = 1e-6 * torch.eye(3, dtype=torch.float64).expand(len(points), 3, 3)
+    extrinsics, intrinsics = map(torch.from_numpy, (cameras.opencv_world_to_camera(), cameras.intrinsics))
+    _, pixels, depth, *_ = reference._fully_fused_projection(
+        torch.from_numpy(points), small, extrinsics, intrinsics, cameras.width, cameras.height
+    )
+    ours, our_depth = cameras.project(points)
+    np.testing.assert_allclose(ours, pixels.numpy(), atol=1e-9)
+    np.testing.assert_allclose(our_depth, depth.numpy(), atol=1e-9)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -42,7 +42,7 @@ def test_one_sample_is_written_straight_into_out(made):
     assert (done.uid, done.folder, done.status) == ("boxes", config.out, "done")
     names = {path.name for path in config.out.iterdir() if not path.name.startswith(".")}
     assert names == {
-        "mesh.glb", "recon.json", "renders", "renders-held_out", "manifest.json", "config.yaml"
+        "mesh.glb", "seen.png", "recon.json", "renders", "renders-held_out", "manifest.json", "config.yaml"
     }  # fmt: skip
     found = report(config.out)
     assert found["watertight"] is True
@@ -144,7 +144,7 @@ def test_a_bad_single_sample_leaves_nothing_behind(views, tmp_path):
     apart.images[:] = 0
     apart.images[::2, 2:8], apart.images[1::2, 40:46] = 255, 255
     sample.write(apart, tmp_path / "apart")
-    with pytest.raises(MeshError, match="apart: carving left nothing"):
+    with pytest.raises(MeshError, match="apart: the silhouettes of these cameras do not meet"):
         list(run.run(ReconConfig(tmp_path / "apart", tmp_path / "out", **SMALL)))
     assert not (tmp_path / "out").exists()
 

@@ -79,3 +79,14 @@ def test_decimation_keeps_the_surface_closed_and_in_place():
     assert simple.is_volume
     assert simple.volume == pytest.approx(mesh.volume, rel=0.01)
     assert surface.decimate(simple, faces=5000) is simple
+
+
+def test_fairing_takes_bumps_and_leaves_the_ball():
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    noise = np.random.default_rng(0).normal(0, 0.01, len(ball.vertices))
+    bumpy = trimesh.Trimesh(ball.vertices * (1 + noise[:, None]), ball.faces, process=False)
+    fair = surface.faired(bumpy, rounds=10)
+    before, after = (np.linalg.norm(each.vertices, axis=1).std() for each in (bumpy, fair))
+    assert after < 0.4 * before
+    assert fair.volume == pytest.approx(bumpy.volume, rel=1e-6)
+    assert fair.is_volume

@@ -50,7 +50,7 @@ def test_the_pole_that_no_camera_sees_counts_as_unseen(baked):
     elevation = np.arcsin(surface.triangles_center[:, 2] / np.linalg.norm(surface.triangles_center, axis=1))
     limit = np.radians(15) + np.arcsin(0.5 / 2.2) - np.pi / 2
     hidden = surface.area_faces[elevation < limit].sum() / surface.area
-    assert 0 < hidden < 1 - baked.seen < hidden + 0.12
+    assert 0 < hidden < 1 - baked.seen_share < hidden + 0.12
 
 
 def test_the_background_does_not_bleed_in():
