@@ -24,9 +24,8 @@ GAIN = 0.01
 """A larger k must improve the agreement by this much to be chosen."""
 TRIAL_RESOLUTION = 64
 """Voxels of the hulls that are compared to choose k."""
-UNSEEN_SHARE, UNSEEN_VIEWS = 0.001, 0.1
-"""Part of a silhouette that a flat base may cost, and views that it may cost more: outline pixels graze the
-cone below the object."""
+UNSEEN_SHARE = 2e-4
+"""Silhouette pixels that a flat base may cost: outline pixels graze the cone below the object."""
 SMOOTHING = 0.7
 """Standard deviation of the filter on the field, in voxels."""
 
@@ -79,22 +78,18 @@ def carve(alpha: Float[np.ndarray, "v h w"], cameras: Cameras, *, resolution: in
 def lowest_seen(
     volume: Volume, inside: Bool[np.ndarray, "v h w"], cameras: Cameras, *, level: float = hull.LEVEL
 ) -> float:
-    """The height below which nearly no view meets the level surface of a field within its silhouette.
+    """The height below which nearly no ray through a silhouette first meets the level surface of a field.
 
     An orbit above the horizon never sees the underside, and carving leaves a cone there (slope: the
-    elevation). What lies lower is such a cone: removing it costs a view UNSEEN_SHARE of its silhouette.
+    elevation). What lies lower is such a cone: removing it costs at most UNSEEN_SHARE of the silhouettes.
     """
     whole = surface.extract(volume, level=level)
     _, depth = render(whole, cameras, samples_per_side=1)
     origins, directions = cameras.rays()
     heights = origins[:, None, None, 2] + depth * directions[..., 2]
     pixel = depth / cameras.intrinsics[:, 1, 1, None, None]
-    met = (depth > 0) & inside
-    lowest = [
-        np.quantile((heights - 0.5 * pixel)[view][met[view]], UNSEEN_SHARE)
-        for view in np.flatnonzero(met.any(axis=(1, 2)))
-    ]
-    return float(np.quantile(lowest, UNSEEN_VIEWS)) if lowest else float(whole.bounds[0, 2])
+    met = (heights - 0.5 * pixel)[(depth > 0) & inside]
+    return float(np.quantile(met, UNSEEN_SHARE)) if len(met) else float(whole.bounds[0, 2])
 
 
 def cut_below(volume: Volume, height: float, *, level: float = hull.LEVEL) -> Volume:

@@ -46,11 +46,9 @@ def main_parts(mesh: trimesh.Trimesh, *, smallest: float = SMALL_PART) -> trimes
 
 
 def faired(mesh: trimesh.Trimesh, *, rounds: int) -> trimesh.Trimesh:
-    """The mesh without bumps as small as its triangles (Taubin 1995), and of the same volume."""
+    """The mesh without bumps as small as its triangles, and of nearly the same volume (Taubin 1995)."""
     smooth = mesh.copy()
     trimesh.smoothing.filter_taubin(smooth, iterations=2 * rounds)
-    centre = smooth.bounds.mean(axis=0)
-    smooth.vertices = centre + np.cbrt(mesh.volume / smooth.volume) * (smooth.vertices - centre)
     return smooth
 
 

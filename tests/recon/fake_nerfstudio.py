@@ -71,4 +71,4 @@ def export(arguments):
 if __name__ == "__main__":
     if os.environ.get("NS_FAKE") == "crash":
         sys.exit("Traceback (most recent call last):\nRuntimeError: CUDA out of memory")
-    {"ns-train": train, "ns-export": export}[Path(sys.argv[0]).name](sys.argv[1:])
+    {"ns-train": train, "ns-export": export}[Path(sys.argv[0]).stem](sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def programs(tmp_path_factory) -> Path:
     ball.export(folder / "empty.ply")
     source = Path(__file__).with_name("fake_nerfstudio.py").read_text()
     for name in ("ns-train", "ns-export"):
-        (folder / name).write_text(f"#!{sys.executable}\n{source}")
+        script = folder / f"{name}.py"
+        script.write_text(source)
+        start = shlex.join([sys.executable, str(script)])  # a shebang cannot hold a path with a space
+        (folder / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
         (folder / name).chmod(0o755)
     return folder
 
