@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 CONSISTENT = 0.97
 """Agreement of the carved hull below which it may cut into the object; a fatter one bounds the field then."""
-AGREEMENT = 0.99
+AGREEMENT = 0.995
 """Mean silhouette IoU of the density's surface above which views agree, and no distance is fitted."""
 SMOOTHING = 0.7
 """Standard deviation of the filter on the density, in voxels."""
