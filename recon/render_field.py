@@ -9,6 +9,7 @@ import torch
 
 from recon.config import RenderFieldConfig
 from recon.field import Field
+from recon.result import seen_again
 from svd3d import images, runs, sample
 from svd3d.cameras import Cameras, Orbit
 from svd3d.sample import Sample
@@ -38,11 +39,13 @@ def run(config: RenderFieldConfig) -> Rendered:
     images.write_png(folder / "contact_sheet.png", images.contact_sheet(made.images))
     images.write_film(folder / "orbit.mp4", list(images.to_uint8(images.composite(made.images))))
     seconds = time.monotonic() - start
+    origin = config.field.parent / "manifest.json"
     runs.write_manifest(
         folder,
         stage="render-field",
         config=config,
         inputs={"field": config.field},
+        licences=sample.read_json(origin)["licences"] if origin.is_file() else [],
         seconds={"render": seconds},
         device=device,
     )
@@ -52,17 +55,7 @@ def run(config: RenderFieldConfig) -> Rendered:
 
 def rendered(field: Field, like: Sample) -> Sample:
     """A field at the cameras of a sample, with depth."""
-    pictures, depth = field.render(like.cameras)
-    return Sample(
-        uid=like.uid,
-        cameras=like.cameras,
-        images=pictures,
-        origin="reconstructed",
-        condition_view=like.condition_view,
-        orbit=like.orbit,
-        object_to_world=like.object_to_world,
-        depth=depth,
-    )
+    return seen_again(like, *field.render(like.cameras), uid=like.uid)
 
 
 def _views(config: RenderFieldConfig, fitted: Cameras) -> Sample:

@@ -97,7 +97,13 @@ class Reconstruction:
 
 def rendered(mesh: trimesh.Trimesh, like: Sample, *, uid: str) -> Sample:
     """A textured mesh at the cameras of another sample, with depth."""
-    images, depth = render(mesh, like.cameras)
+    return seen_again(like, *render(mesh, like.cameras), uid=uid)
+
+
+def seen_again(
+    like: Sample, images: UInt8[np.ndarray, "v h w 4"], depth: Float[np.ndarray, "v h w"], *, uid: str
+) -> Sample:
+    """New pictures from the cameras of a sample; its licence stays."""
     return Sample(
         uid=uid,
         cameras=like.cameras,

@@ -226,7 +226,7 @@ def _train(config: Any, output: Output) -> int:
     if launch.is_wanted(config):
         return _launch(config, output)
     steps = stage.run(config)
-    if os.environ.get("RANK", "0") != "0":  # of `accelerate launch`: one process speaks for all
+    if os.environ.get("RANK", "0") != "0":  # of `torchrun`: one process speaks for all
         for _ in steps:
             pass
         return 0

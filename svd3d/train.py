@@ -102,7 +102,7 @@ class Step:
 
 
 def run(config: TrainConfig) -> Iterator[Step]:
-    """Train, or continue to; yields every step. In all processes of `accelerate launch` alike.
+    """Train, or continue to; yields every step. In all processes of `torchrun` alike.
 
     Raises `KeyboardInterrupt` when interrupted or terminated, after a checkpoint; `TrainingError` when losses
     stay not finite or memory does not suffice, `CheckpointError` for a checkpoint that is not of this run.
@@ -114,6 +114,8 @@ def run(config: TrainConfig) -> Iterator[Step]:
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     device, main, processes = accelerator.device, accelerator.is_main_process, accelerator.num_processes
+    if config.fsdp and processes == 1:
+        raise ConfigError("fsdp: one process has nobody to share the weights with; add --gpus 2 or more")
     global_batch = accumulation_steps(config, processes=processes) * config.train_batch_size * processes
     base = checkpoints.fetch(config.model)
     start = checkpoints.from_folder(base)
@@ -272,9 +274,10 @@ def run(config: TrainConfig) -> Iterator[Step]:
 
 
 def plan(config: TrainConfig) -> str:
-    """What a run costs, in a line, from the weights' shapes alone."""
-    start = checkpoints.multi_view(checkpoints.from_folder(checkpoints.fetch(config.model)))
-    unet = start.networks["unet"]
+    """What a run costs, in a line, from the configuration of the model alone: no weights are fetched."""
+    unet, *_ = memory.networks(config.model, torch.float32)
+    if conditioning.count_time_ids(unet) == conditioning.STOCK_IDS:
+        unet = conditioning.widen(unet)
     learning.select(unet, config)
     trained = sum(each.numel() for each in learning.trainable(unet).values())
     processes = (config.gpus or 1) * config.nodes

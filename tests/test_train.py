@@ -796,6 +796,28 @@ def test_the_launch_line_names_processes_and_machines(config, monkeypatch, capsy
     assert not launch.is_wanted(several)
 
 
+def test_one_process_has_nobody_to_share_weights_with(config):
+    with pytest.raises(ConfigError, match=r"fsdp: .* add --gpus 2"):
+        trained(config, fsdp=True)
+
+
+def test_the_manifest_of_a_run_names_licences_and_data(cached, config, tmp_path, monkeypatch):
+    data = tmp_path / "latents"
+    shutil.copytree(cached, data)
+    runs.write_json(data / "manifest.json", {"licences": ["CC-BY-4.0", "CC0-1.0"]})
+    monkeypatch.setattr(train, "Latents", Latents)
+    trained(config, data=data, max_train_steps=1)
+    manifest = json.loads((config.out / "manifest.json").read_text())
+    assert manifest["licences"] == ["CC-BY-4.0", "CC0-1.0"]
+    assert manifest["inputs"]["data"]["sha256"] == Latents.open(data).info.fingerprint
+
+
+def test_a_plan_reads_no_weights(config, model, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert train.plan(dataclasses.replace(config, model=str(bare))) == train.plan(config)
+
+
 def test_more_gpus_than_there_are_is_refused(config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="gpus 4: this machine has 1"):

@@ -1,6 +1,7 @@
 """svd3d render-field: from the file of a field to a sample that evaluate can score."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -60,6 +61,15 @@ def test_an_orbit_of_a_field_is_a_sample_with_depth_and_a_film(saved, tmp_path, 
     assert (made.images[:, 12, 12] == [255, 0, 0, 255]).all()
     assert (out / "orbit.mp4").stat().st_size > 500
     assert json.loads((out / "manifest.json").read_text())["stage"] == "render-field"
+
+
+def test_the_licence_beside_a_field_goes_with_its_pictures(saved, tmp_path):
+    folder = tmp_path / "ball"
+    folder.mkdir()
+    shutil.copy(saved, folder)
+    (folder / "manifest.json").write_text('{"licences": ["CC-BY-4.0"]}')
+    out = render_field.run(RenderFieldConfig(folder / saved.name, tmp_path / "out", views=2, size=16)).folder
+    assert json.loads((out / "manifest.json").read_text())["licences"] == ["CC-BY-4.0"]
 
 
 def test_the_cameras_of_a_sample_make_a_prediction_that_can_be_scored(saved, tmp_path, make_sample):
