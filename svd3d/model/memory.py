@@ -17,6 +17,7 @@ import contextlib
 import functools
 import resource
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -254,7 +255,9 @@ def networks(model: str, dtype: torch.dtype) -> list[Any]:
     """UNet, autoencoder and image encoder on the meta device, from their configurations alone."""
     where = str(local_folder(model) or model)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # diffusers passes it, and the hub's library says that it need not
+            warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")
             config: Any = UNetSpatioTemporalConditionModel.load_config(where, subfolder="unet")
             unet = UNetSpatioTemporalConditionModel.from_config(config)
             config = AutoencoderKLTemporalDecoder.load_config(where, subfolder="vae")
