@@ -1,7 +1,6 @@
 """svd3d render-field: from the file of a field to a sample that evaluate can score."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -64,11 +63,8 @@ def test_an_orbit_of_a_field_is_a_sample_with_depth_and_a_film(saved, tmp_path, 
 
 
 def test_the_licence_beside_a_field_goes_with_its_pictures(saved, tmp_path):
-    folder = tmp_path / "ball"
-    folder.mkdir()
-    shutil.copy(saved, folder)
-    (folder / "manifest.json").write_text('{"licences": ["CC-BY-4.0"]}')
-    out = render_field.run(RenderFieldConfig(folder / saved.name, tmp_path / "out", views=2, size=16)).folder
+    (saved.parent / "manifest.json").write_text('{"licences": ["CC-BY-4.0"]}')
+    out = render_field.run(RenderFieldConfig(saved, tmp_path / "out", views=2, size=16)).folder
     assert json.loads((out / "manifest.json").read_text())["licences"] == ["CC-BY-4.0"]
 
 
