@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,6 @@ from scipy import ndimage
 from recon import fast, hull, levels, nerf, sdf, surface
 from recon.result import Shape, Stopwatch
 from recon.volume import Volume
-from svd3d import runs
 from svd3d.images import to_float
 from svd3d.sample import Sample
 
@@ -64,6 +64,7 @@ def shape(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    unfinished = work / "unfinished" if work else None
     with watch("carve"):
         alpha = to_float(views.images[..., 3])
         carved = fast.carve(alpha, views.cameras, resolution=resolution)
@@ -81,7 +82,7 @@ def shape(
             seed=seed,
             device=device,
             tell=log.info,
-            state=runs.output_folder(work) / "unfinished.safetensors" if work else None,
+            state=unfinished / "nerf.safetensors" if unfinished else None,
         )
     with watch("surface"):
         density = without_specks(fit.field.volume().padded(sdf.OUTSIDE)).smoothed(SMOOTHING)
@@ -94,7 +95,14 @@ def shape(
     if method == "sdf" or found.level.iou < AGREEMENT:
         with watch("sdf"):
             refined = sdf.fit(
-                fit.images, views.cameras, start=density, level=found.level.value, seed=seed, device=device
+                fit.images,
+                views.cameras,
+                start=density,
+                level=found.level.value,
+                seed=seed,
+                device=device,
+                tell=log.info,
+                state=unfinished / "sdf.safetensors" if unfinished else None,
             )
             level = levels.choose(refined.volume, fit.images[..., 3], views.cameras, device=device)
             candidates["sdf"] = Candidate(refined.volume, level)
@@ -103,6 +111,8 @@ def shape(
         chosen = "sdf"
     with watch("mesh"):
         closed = candidates[chosen].mesh(faces=faces)
+    if unfinished:
+        shutil.rmtree(unfinished, ignore_errors=True)
     distrusted = np.flatnonzero(fit.residuals > DISTRUST * np.median(fit.residuals)).tolist()
     details = {
         **carved.details(),

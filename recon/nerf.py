@@ -7,8 +7,6 @@ in space is needed. Errors count by Huber: views that disagree do not pull harde
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from scipy import ndimage
 from torch import Tensor
 
@@ -28,10 +24,10 @@ from recon.field import BIAS, CHUNK, Field, Traced
 from recon.grid import Grid, rays
 from recon.march import box_span, march
 from recon.threads import fastest_threads
+from recon.unfinished import Unfinished
 from recon.volume import Volume
 from svd3d.cameras import Cameras
 from svd3d.errors import MeshError
-from svd3d.runs import write_file
 from svd3d.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -99,21 +95,26 @@ def fit(
     """Fit a field of `resolution` samples along the longest side of what `bound` (above 0) leaves.
 
     `state`: a file from which a killed fit of the same views goes on, to the same result on the same number
-    of threads; deleted at the end. Raises `MeshError` when the bound is empty.
+    of threads, and at once when it had ended. Raises `MeshError` when the bound is empty.
     """
     scene = _Scene.of(views.cameras, device=device)
     sides = _sides(resolution)
-    key = _key(views, bound, resolution, seed)
-    level = _Level.restored(state, key, scene) or _Level.first(scene, views, bound, side=sides[0])
+    unfinished = Unfinished.of(
+        state,
+        [resolution, seed, ITERATIONS, REPORTS, RAYS, STEP, RATE_DENSITY, RATE_COLOUR, LAST_RATE],
+        views.images,
+        views.cameras.camera_to_world,
+        views.cameras.intrinsics,
+        bound.values,
+    )
+    level = _Level.restored(unfinished, scene) or _Level.first(scene, views, bound, side=sides[0])
     on_cpu = torch.device(device).type == "cpu"
     with fastest_threads(lambda: level.loss(seed).backward()) if on_cpu else contextlib.nullcontext():
-        level.optimise(seed, tell=tell, state=state, key=key)
+        level.optimise(seed, tell=tell, unfinished=unfinished)
         for side in sides[level.number + 1 :]:
             level = level.finer(side)
-            level.optimise(seed, tell=tell, state=state, key=key)
+            level.optimise(seed, tell=tell, unfinished=unfinished)
         residuals, psnr_db = level.survey()
-    if state is not None:
-        state.unlink(missing_ok=True)
     shifts_px, log_gains, offsets = (
         each.detach().cpu().numpy() for each in level.alignment.parameters().values()
     )
@@ -239,7 +240,7 @@ class _Level:
         spans = self.spans.tightened(self.scene, grid, coarse=coarse)
         return _Level(self.number + 1, self.scene, images, field, self.alignment, spans)
 
-    def optimise(self, seed: int, *, tell: Callable[[str], object], state: Path | None, key: str) -> None:
+    def optimise(self, seed: int, *, tell: Callable[[str], object], unfinished: Unfinished) -> None:
         """Iterate to the end of the level, and go back to the best state met."""
         errors: list[Tensor] = []
         while self.iteration < ITERATIONS:
@@ -260,8 +261,7 @@ class _Level:
                     self.best = {name: tensor.detach().clone() for name, tensor in self.learned.items()}
                 side = max(self.field.grid.shape)
                 tell(f"field of {side}: iteration {self.iteration} of {ITERATIONS}, {psnr_db:.1f} dB")
-                if state is not None:
-                    self.save(state, key)
+                self.save(unfinished)
         for name, tensor in self.learned.items():
             tensor.requires_grad_(False).copy_(self.best[name])
 
@@ -313,8 +313,8 @@ class _Level:
         residuals = (total / count.clamp_min(1)).sqrt().numpy()
         return residuals, float(-10 * (total.sum() / count.sum()).log10())
 
-    def save(self, path: Path, key: str) -> None:
-        """Write all that `restored` needs, atomically."""
+    def save(self, unfinished: Unfinished) -> None:
+        """Keep all that `restored` needs."""
         grid = self.field.grid
         tensors = {
             "images": torch.from_numpy(self.images),
@@ -329,30 +329,22 @@ class _Level:
         }
         for name, tensor in self.learned.items():
             tensors |= {f"adam.{part}.{name}": value for part, value in self.optimiser.state[tensor].items()}
-        about = {
-            "key": key,
-            "number": self.number,
-            "iteration": self.iteration,
-            "best_db": self.best_db,
-            "low": grid.low.tolist(),
-            "voxel_size": grid.voxel_size,
-        }
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_file(path, to_bytes(content, metadata={"svd3d.fit": json.dumps(about)}))
+        unfinished.save(
+            tensors,
+            number=self.number,
+            iteration=self.iteration,
+            best_db=self.best_db,
+            low=grid.low.tolist(),
+            voxel_size=grid.voxel_size,
+        )
 
     @classmethod
-    def restored(cls, path: Path | None, key: str, scene: _Scene) -> "_Level | None":
-        """The level as it was saved; None when there is no whole file of this very fit."""
-        if path is None or not path.exists():
+    def restored(cls, unfinished: Unfinished, scene: _Scene) -> "_Level | None":
+        """The level as it was saved, if it was."""
+        found = unfinished.restored()
+        if found is None:
             return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("svd3d.fit", "{}"))
-                if about.get("key") != key:
-                    return None
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError):
-            return None
+        about, saved = found
         device = scene.origins.device
         saved = {name: tensor.to(device) for name, tensor in saved.items()}
         grid = Grid(np.array(about["low"]), about["voxel_size"], saved["rows"])
@@ -408,12 +400,3 @@ def _stored(depth: Float[Tensor, "r"]) -> Float[Tensor, "r 1"]:
     column = torch.log(torch.expm1(depth.clamp_min(1e-5))) - BIAS
     column[0] = 0
     return column[:, None]
-
-
-def _key(views: Sample, bound: Volume, resolution: int, seed: int) -> str:
-    """Tells fits apart that must not go on from one another's state."""
-    settings = [resolution, seed, ITERATIONS, REPORTS, RAYS, STEP, RATE_DENSITY, RATE_COLOUR, LAST_RATE]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for array in (views.images, views.cameras.camera_to_world, views.cameras.intrinsics, bound.values):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

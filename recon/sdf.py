@@ -9,9 +9,11 @@ Distances are in voxels, positive outside. Between rounds they are measured anew
 (what an eikonal loss is for) and moves the band of voxels that hold one along with the surface.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from recon.field import sum_before
 from recon.grid import Corners, Grid, rays
 from recon.march import Samples, box_span, march
 from recon.raster import RayCaster
+from recon.unfinished import Unfinished
 from recon.volume import Volume
 from svd3d.cameras import Cameras
 from svd3d.images import to_float
@@ -68,22 +71,54 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
     tell: Callable[[str], object] = log.info,
+    state: Path | None = None,
 ) -> Refined:
     """Move the level surface of a volume until the colours on it explain the views.
 
-    `start` needs OUTSIDE empty samples around the object. Raises `MeshError` when nothing is above `level`.
+    `start` needs OUTSIDE empty samples around the object. `state`: a file from which a killed fit of the same
+    views goes on with the round it was in, to the same result. Raises `MeshError` when nothing is above
+    `level`.
     """
     premultiplied = to_float(images)
     premultiplied[..., :3] *= premultiplied[..., 3:]
     scene = _Scene(torch.from_numpy(premultiplied).to(device), *(each.to(device) for each in rays(cameras)))
-    volume, colour = _distance_field(start, level), np.zeros((*start.values.shape, 3), np.float32)
-    psnr_db = 0.0
-    for number in range(ROUNDS):
-        band = _Band.around(volume, colour, scene)
-        psnr_db = band.optimise(scene, seed=seed, part=(number / ROUNDS, (number + 1) / ROUNDS))
-        tell(f"signed distance: round {number + 1} of {ROUNDS}, {psnr_db:.1f} dB")
-        volume, colour = _distance_field(band.occupancy(volume), 0.5), band.colours()
-    return Refined(_occupancy(volume), psnr_db)
+    distances, colour = _distance_field(start, level), np.zeros((*start.values.shape, 3), np.float32)
+    settings = [seed, level, ROUNDS, ITERATIONS, RAYS]
+    unfinished = Unfinished.of(state, settings, images, cameras.camera_to_world, start.values)
+    done = _Done.restored(unfinished) or _Done(0, 0.0, distances.values, colour)
+    while done.rounds < ROUNDS:
+        number = done.rounds + 1
+        volume = dataclasses.replace(distances, values=done.distance)
+        band = _Band.around(volume, done.colour, scene)
+        psnr_db = band.optimise(scene, seed=seed, part=(done.rounds / ROUNDS, number / ROUNDS))
+        tell(f"signed distance: round {number} of {ROUNDS}, {psnr_db:.1f} dB")
+        done = _Done(number, psnr_db, _distance_field(band.occupancy(volume), 0.5).values, band.colours())
+        done.save(unfinished)
+    return Refined(_occupancy(dataclasses.replace(distances, values=done.distance)), done.psnr_db)
+
+
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """The fit between rounds."""
+
+    rounds: int
+    psnr_db: float
+    distance: Float[np.ndarray, "x y z"]
+    colour: Float[np.ndarray, "x y z 3"]
+
+    def save(self, unfinished: Unfinished) -> None:
+        """Keep all that `restored` needs."""
+        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("distance", "colour")}
+        unfinished.save(tensors, rounds=self.rounds, psnr_db=self.psnr_db)
+
+    @classmethod
+    def restored(cls, unfinished: Unfinished) -> "_Done | None":
+        """The fit as it was saved, if it was."""
+        found = unfinished.restored()
+        if found is None:
+            return None
+        about, saved = found
+        return cls(about["rounds"], about["psnr_db"], saved["distance"].numpy(), saved["colour"].numpy())
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,11 +119,14 @@ def test_a_killed_fit_goes_on_to_the_same_result(views, bound, tmp_path, monkeyp
     resumed = nerf.fit(views, bound=bound, resolution=20, tell=heard.append, state=state)
 
     assert 0 < len(heard) < 2 * nerf.REPORTS
-    assert not state.exists()
-    for name in ("density", "colour", "light"):
-        assert torch.equal(getattr(resumed.field, name), getattr(straight.field, name))
-    np.testing.assert_array_equal(resumed.shifts_px, straight.shifts_px)
-    np.testing.assert_array_equal(resumed.residuals, straight.residuals)
+    heard.clear()
+    ended = nerf.fit(views, bound=bound, resolution=20, tell=heard.append, state=state)
+    assert not heard
+    for found in (resumed, ended):
+        for name in ("density", "colour", "light"):
+            assert torch.equal(getattr(found.field, name), getattr(straight.field, name))
+        np.testing.assert_array_equal(found.shifts_px, straight.shifts_px)
+        np.testing.assert_array_equal(found.residuals, straight.residuals)
 
 
 @pytest.mark.parametrize("content", ["damaged", "other seed"])

@@ -96,6 +96,27 @@ def test_the_same_seed_gives_the_same_surface(views, monkeypatch):
     assert not np.array_equal(one, other)
 
 
+def test_a_killed_fit_goes_on_to_the_same_surface(views, tmp_path, monkeypatch):
+    monkeypatch.setattr(sdf, "RAYS", 128)
+    monkeypatch.setattr(sdf, "ITERATIONS", 5)
+    state, start = tmp_path / "kept/sdf.safetensors", ball(RADIUS)
+    straight = sdf.fit(*views, start=start)
+
+    def second_round_is_killed(message):
+        if state.exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sdf.fit(*views, start=start, state=state, tell=second_round_is_killed)
+    heard = []
+    resumed = sdf.fit(*views, start=start, state=state, tell=heard.append)
+    assert len(heard) == sdf.ROUNDS - 1
+    np.testing.assert_array_equal(resumed.volume.values, straight.volume.values)
+    assert resumed.psnr_db == straight.psnr_db
+    sdf.fit(*views, start=start, seed=1, state=state, tell=heard.append)
+    assert len(heard) == sdf.ROUNDS - 1 + sdf.ROUNDS, "went on from the fit of another seed"
+
+
 def test_distances_are_measured_to_a_fraction_of_a_voxel():
     start = ball(0.37)
     field = sdf._distance_field(start, 0.5)
