@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 OUTSIDE, INSIDE = 4, 3
 """Voxels on both sides of the surface that hold a distance; in one round it can move no further."""
-ROUNDS, ITERATIONS, RAYS = 2, 120, 1024
+ROUNDS, ITERATIONS, RAYS = 2, 120, 2048
 """Rounds, iterations of each, and rays of each iteration."""
 STEP = 0.5
 """Of the samples along a ray, in voxels."""
@@ -48,6 +48,9 @@ RATE_DISTANCE, RATE_COLOUR = 0.05, 0.1
 """Learning rates, in voxels and in logits."""
 STIFFNESS, RELAXED_EVERY = 0.012, 2
 """Part of the bending (Laplacian of the Laplacian) that is taken off the distance, and how often."""
+NEARER = (1e-3, 3e-5)
+"""First and last loss per voxel by which a ray ends farther back: where the colour is flat, a surface could
+lie anywhere behind the outlines, and without this it sinks."""
 DARK = 1e-4
 """Samples of less weight have no colour."""
 
@@ -166,7 +169,8 @@ class _Band:
         tables = [self.distance.requires_grad_(), self.colour.requires_grad_()]
         rates = [RATE_DISTANCE, RATE_COLOUR]
         optimiser = torch.optim.Adam(
-            [{"params": [table], "lr": rate} for table, rate in zip(tables, rates, strict=True)], fused=True
+            [{"params": [table], "lr": rate} for table, rate in zip(tables, rates, strict=True)],
+            fused=True,
         )
         errors = []
         for iteration, progress in enumerate(np.linspace(*part, ITERATIONS)):
@@ -189,7 +193,9 @@ class _Band:
             rgba = torch.cat([colour, torch.ones_like(colour[:, :1])], dim=1) * weight[lit, None]
             ours = torch.zeros_like(targets[pixel]).index_add(0, samples.ray[lit], rgba)
             optimiser.zero_grad()
-            F.huber_loss(ours, targets[pixel], delta=HUBER, reduction="sum").backward()
+            loss = F.huber_loss(ours, targets[pixel], delta=HUBER, reduction="sum")
+            nearer = NEARER[0] * (NEARER[1] / NEARER[0]) ** progress
+            (loss + nearer * depths(weight, samples, RAYS).sum() / self.grid.voxel_size).backward()
             with torch.no_grad():
                 assert self.distance.grad is not None
                 self.distance.grad = self.smooth.look_up(self.distance.grad)  # a Sobolev gradient
@@ -219,6 +225,21 @@ def weights(
     depth = -torch.log(passed.clamp(1e-6, 1)) * (samples.ray[1:] == samples.ray[:-1])
     depth = torch.cat([depth, torch.zeros_like(distance[:1])])
     return torch.exp(-sum_before(depth, samples.ray, num_rays)) * -torch.expm1(-depth)
+
+
+def depths(weight: Float[Tensor, "n"], samples: Samples, num_rays: int) -> Float[Tensor, "n"]:
+    """Terms of the mean distance at which the light of each ray ends, less what it is now.
+
+    They sum to 0 on every ray. Their gradient is that of the mean alone: it says nothing about how much light
+    ends on a ray, or outlines would grow.
+    """
+    with torch.no_grad():
+        total, moment = (
+            torch.zeros(num_rays, device=weight.device).index_add(0, samples.ray, each)
+            for each in (weight, weight * samples.distance)
+        )
+        mean = (moment / total.clamp_min(1e-6)).index_select(0, samples.ray)
+    return weight * (samples.distance - mean)
 
 
 def _distance_field(volume: Volume, level: float) -> Volume:

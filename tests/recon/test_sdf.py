@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import trimesh
 
-from recon import sdf, surface
+from recon import raster, sdf, surface
 from recon.march import Samples
 from recon.volume import Volume
 from svd3d import Orbit
@@ -45,6 +46,37 @@ def test_light_that_leaves_a_solid_meets_nothing():
 def test_rays_do_not_shade_each_other():
     one = [2.0, 0.0, -2.0, -4.0]
     np.testing.assert_allclose(weights(one + one, [0] * 4 + [2] * 4), np.tile(weights(one, [0] * 4), 2))
+
+
+def test_the_depth_of_a_ray_pulls_light_forward_and_asks_for_no_more_of_it():
+    weight = torch.tensor([0.1, 0.5, 0.2, 0.3, 0.3], requires_grad=True)
+    found = sdf.depths(weight, along([0.0] * 5, [0, 0, 0, 2, 2]), 3)
+    np.testing.assert_allclose([found[:3].sum().item(), found[3:].sum().item()], 0, atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), weight)
+    np.testing.assert_allclose(gradient, [-1.125, -0.125, 0.875, -0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose((gradient * weight)[:3].sum().item(), 0, atol=1e-6)
+
+
+def test_a_face_of_one_colour_does_not_sink(monkeypatch):
+    """Only its outlines tell where a grey ball ends."""
+    cameras = Orbit.static(num_views=9, elevation_deg=15, distance=2.2).cameras(height=48, width=48)
+    mesh = trimesh.creation.icosphere(4, radius=RADIUS)
+    grey = raster.render(mesh, cameras)[0]
+    monkeypatch.setattr(sdf, "RAYS", 384)
+    monkeypatch.setattr(sdf, "ITERATIONS", 60)
+    error = []
+    for nearer in (sdf.NEARER, (1e-9, 1e-9)):
+        monkeypatch.setattr(sdf, "NEARER", nearer)
+        found = surface.extract(sdf.fit(grey, cameras, start=dented(ball(RADIUS))).volume)
+        towards = found.vertices[:, 0] > 0.8 * np.linalg.norm(found.vertices, axis=1)
+        error.append(np.abs(np.linalg.norm(found.vertices[towards], axis=1) - RADIUS).mean())
+    assert error[0] < 0.6 * error[1], error
+
+
+def dented(volume) -> Volume:
+    """The volume without two voxels of what looks towards +X."""
+    inwards = np.roll(volume.values, -2, axis=0)
+    return dataclasses.replace(volume, values=np.minimum(volume.values, inwards))
 
 
 def ball(radius, resolution=32) -> Volume:
