@@ -30,6 +30,9 @@ class ReconConfig:
     """Triangles of the mesh at most; a surface that would tear keeps more."""
     texture_size: int = 1024
     """Height and width of the texture in texels."""
+    refine_steps: int = 0
+    """Steps in which the mesh is moved, at the end, until its pictures are the views; 40 are much. A step
+    takes about a quarter of a second on one core."""
     seed: int = 0
     """Seed of the rays that a field is fitted to."""
     device: str = "auto"
@@ -48,6 +51,7 @@ class ReconConfig:
             16 <= self.resolution <= 1024, f"resolution must lie between 16 and 1024; got {self.resolution}"
         )
         check(self.nerfstudio_steps >= 1, f"nerfstudio_steps must be at least 1; got {self.nerfstudio_steps}")
+        check(self.refine_steps >= 0, f"refine_steps must not be negative; got {self.refine_steps}")
         check(self.faces >= 100, f"faces must be at least 100; got {self.faces}")
         check(
             64 <= self.texture_size <= 8192,

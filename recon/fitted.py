@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 import trimesh
 from scipy import ndimage
 
 from recon import fast, hull, levels, nerf, sdf, surface
 from recon.result import Shape, Stopwatch
+from recon.threads import device_of
 from recon.volume import Volume
 from svd3d.images import to_float
 from svd3d.sample import Sample
@@ -62,8 +62,7 @@ def shape(
 
     Method `nerf` fits a distance only where the views disagree, `sdf` always, and keeps it.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device)
     unfinished = work / "unfinished" if work else None
     with watch("carve"):
         alpha = to_float(views.images[..., 3])

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from recon.config import RenderFieldConfig
 from recon.field import Field
 from recon.result import seen_again
+from recon.threads import device_of
 from svd3d import images, runs, sample
 from svd3d.cameras import Cameras, Orbit
 from svd3d.sample import Sample
@@ -30,9 +30,7 @@ def run(config: RenderFieldConfig) -> Rendered:
     Raises `InputError` when the field cannot be read, `SampleError` for a bad sample of cameras.
     """
     start = time.monotonic()
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(config.device)
     field, fitted = Field.load(config.field)
     made = rendered(field.to(device), _views(config, fitted))
     folder = runs.output_folder(config.out)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -52,6 +52,7 @@ def reconstruct(
     resolution: int = 128,
     faces: int = 20_000,
     texture_size: int = 1024,
+    refine_steps: int = 0,
     seed: int = 0,
     device: str = "auto",
     nerfstudio: Path | None = None,
@@ -95,6 +96,15 @@ def reconstruct(
             work=work,
             watch=watch,
         )
+    if refine_steps:
+        require("torch", extra="model", reason="refining a mesh")
+        from recon import refine
+
+        with watch("refine"):
+            closed = refine.refined(
+                shape.surface, shape.images, views.cameras, steps=refine_steps, seed=seed, device=device
+            )
+        shape = replace(shape, surface=closed, details={**shape.details, "refine_steps": refine_steps})
     with watch("texture"):
         baked = texture.bake(shape.surface, shape.images, views.cameras, size=texture_size)
     with watch("export"):
@@ -194,6 +204,7 @@ def _one(config: ReconConfig, source: Path, *, alone: Sample | None) -> Reconstr
             resolution=config.resolution,
             faces=config.faces,
             texture_size=config.texture_size,
+            refine_steps=config.refine_steps,
             seed=config.seed,
             device=config.device,
             nerfstudio=config.nerfstudio,

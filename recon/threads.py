@@ -1,4 +1,4 @@
-"""How many threads torch should use: on shared or few cores often one."""
+"""Where torch computes, and with how many threads: on shared or few cores often one."""
 
 import contextlib
 import time
@@ -8,6 +8,13 @@ import torch
 
 TRIAL_S = 0.4
 """How long each number of threads is tried, after one run to warm up."""
+
+
+def device_of(wish: str) -> str:
+    """`auto` as a GPU if there is one; anything else as it is."""
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wish
 
 
 @contextlib.contextmanager

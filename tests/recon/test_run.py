@@ -102,6 +102,16 @@ def test_an_interrupted_result_is_made_again(made, views, tmp_path):
     assert len(export.read_glb(out / "mesh.glb").faces) > 0
 
 
+def test_a_refined_mesh_repeats_its_views_better(made, tmp_path):
+    config, done = made
+    (better,) = run.run(ReconConfig(config.sample, tmp_path, refine_steps=20, device="cpu", **SMALL))
+    found = report(tmp_path)
+    assert found["refine_steps"] == 20
+    assert found["watertight"] is True
+    assert found["silhouette_iou"] > report(config.out)["silhouette_iou"] + 0.005
+    assert better.psnr_db > done.psnr_db
+
+
 def test_the_same_views_give_the_same_bytes(made, tmp_path):
     config, _ = made
     list(run.run(ReconConfig(config.sample, tmp_path, **SMALL)))
