@@ -49,7 +49,7 @@ from recon.result import Reconstruction  # noqa: E402
 from svd3d import images  # noqa: E402
 from svd3d.cameras import Cameras  # noqa: E402
 from svd3d.errors import DependencyError  # noqa: E402
-from svd3d.metrics import geometry  # noqa: E402
+from svd3d.metrics import alignment, geometry  # noqa: E402
 from svd3d.metrics.images import foreground_psnr, psnr  # noqa: E402
 from svd3d.sample import Sample  # noqa: E402
 
@@ -195,7 +195,7 @@ def measure(
     scores |= distances(
         geometry.Surface(np.asarray(closed.vertices), np.asarray(closed.faces)), scene.reference
     )
-    same, _ = geometry.align(scene.reference, scene.reference, "none")
+    same = alignment.align(scene.reference, scene.reference, "none").prediction
     scores["chamfer_floor"] = distances(same, scene.reference)["chamfer"]
     if made.shape.field:
         scores["nerf_s"] = steps["carve"] + steps["nerf"]
@@ -217,8 +217,9 @@ def cpu_seconds() -> float:
 def distances(surface: geometry.Surface, reference: geometry.Surface) -> dict[str, float]:
     """Chamfer distance and F-scores where the reference has longest side 1 and neither is moved to fit."""
     generator = np.random.default_rng(0)
-    pair = geometry.align(surface, reference, "world")
-    points = [geometry.sample_points(each, POINTS, generator=generator) for each in pair]
+    pair = alignment.align(surface, reference, "world")
+    both = pair.prediction, pair.reference
+    points = [geometry.sample_points(each, POINTS, generator=generator) for each in both]
     there, back = geometry.nearest_distances(*points)
     return {
         "chamfer": geometry.chamfer(there, back),

@@ -287,13 +287,59 @@ def _evaluate(config: Any, output: Output) -> int:
         config,
         watch=lambda pairs, total: console.progress(pairs, label="evaluate", total=total, unit="objects"),
     )
-    for method, metrics in report.methods.items():
-        console.say(f"{method}: {'  '.join(f'{name} {score.mean:.4g}' for name, score in metrics.items())}")
-    for name, reason in report.not_computed.items():
-        console.say(f"{name}: not computed, because {reason}")
+    _tell_scores([report])
     output.result(config.out / "report.json", methods=report.to_json()["methods"])
-    console.say(f"{config.out}: report.json, report.md, report.html")
+    folder = shlex.quote(str(config.out))
+    console.say(f"{config.out}: report.html to look at; .md, .tex and .json hold the same figures")
+    console.say(f"Whether it still fits its inputs: svd3d evaluate verify {folder}")
     return 0
+
+
+def _evaluate_verify(config: Any, output: Output) -> int:
+    from svd3d import evaluate as stage
+
+    checks = stage.verify(config)
+    code = _each_object("verify", checks, len(checks), output, place="path")
+    changed = sum(check.status == "failed" for check in checks)
+    console.say(f"{config.report}: {changed or 'none'} of {len(checks)} checks failed")
+    return code
+
+
+def _tell_scores(reports: Iterable[Any]) -> None:
+    for report in reports:
+        for method, metrics in report.methods.items():
+            means = "  ".join(f"{name} {score.mean:.4g}" for name, score in metrics.items())
+            console.say(f"{method}: {means}")
+        for name, reason in report.not_computed.items():
+            console.say(f"{name}: not computed, because {reason}")
+
+
+def _benchmark(config: Any, output: Output) -> int:
+    from svd3d import benchmark
+
+    done = benchmark.run(
+        config,
+        watch=lambda step, results, total: console.progress(
+            results,
+            label=step,
+            total=total,
+            failed=lambda each: getattr(each, "status", "done") == "failed",
+            unit="objects",
+        ),
+    )
+    for uid, steps in done.failed.items():
+        for step, reason in steps.items():
+            console.say(f"failed: {uid}: {step}: {reason}")
+    _tell_scores(done.reports.values())
+    output.result(done.page, objects=done.objects, failed=done.failed)
+    console.say(f"{done.objects - len(done.failed)} of {done.objects} objects; open {done.page} in a browser")
+    return FAILED if done.failed else 0
+
+
+def _plan_benchmark(config: Any) -> str:
+    from svd3d import benchmark
+
+    return benchmark.plan(config).text()
 
 
 def _mesh(config: Any, output: Output) -> int:
@@ -375,6 +421,17 @@ STAGES: dict[str, Stage] = {
     "mesh": Stage("svd3d.settings:MeshConfig", "one picture to a textured mesh", _mesh),
     "evaluate": Stage(
         "svd3d.settings:EvaluateConfig", "scores of views or meshes against references", _evaluate
+    ),
+    "evaluate verify": Stage(
+        "svd3d.settings:EvaluateVerifyConfig",
+        "whether a report still fits its inputs and rows",
+        _evaluate_verify,
+    ),
+    "benchmark gso": Stage(
+        "svd3d.settings:BenchmarkConfig",
+        "models and peers over Google Scanned Objects: one table",
+        _benchmark,
+        plan=_plan_benchmark,
     ),
     "convert": Stage("svd3d.settings:ConvertConfig", "foreign weights to our pipeline, and back", _convert),
     "doctor": Stage("svd3d.settings:DoctorConfig", "what is installed and what each stage lacks", _doctor),

@@ -16,8 +16,10 @@ from svd3d.cameras import DEFAULT_VIEWS
 from svd3d.config import check
 
 Metric = Literal[
-    "psnr", "foreground-psnr", "ssim", "mse", "mask-iou", "chamfer", "fscore", "iou", "lpips", "clip-s"
-]
+    "psnr", "foreground-psnr", "ssim", "ssim-with-border", "mse", "mask-iou", "lpips", "lpips-alex",
+    "lpips-vgg", "clip-s", "clip-s-b32", "clip-s-l14", "reprojection-psnr", "chamfer", "chamfer-squared",
+    "fscore", "fscore-0.01", "fscore-0.02", "iou", "normal-consistency",
+]  # fmt: skip
 Background = Literal["keep", "plain", "rembg"]
 MAX_VIEWS = 1000
 """Of one orbit: the views are denoised jointly, and published models were trained on 14 to 25."""
@@ -105,18 +107,93 @@ class GenerateConfig:
 class EvaluateConfig:
     """Scores of predictions against references: sample folders, plain folders of images, or GLB files."""
 
-    pred: Path
-    """Prediction: a sample folder, a folder of them, a folder of images, or a mesh file."""
+    pred: tyro.conf.UseAppendAction[tuple[str, ...]]
+    """Prediction: a sample folder, a folder of them, a folder of images, or a mesh file. NAME=PATH names its
+    row; may be given more than once."""
     ref: Path
     """Reference, of the same kind."""
     out: Path
-    """Folder for report.json, report.md and report.html."""
+    """Folder for report.json, report.md, report.tex and report.html."""
     protocol: str = "svd-mv"
-    """How views are compared (background, size, which views): a name from svd3d/metrics/protocols.py."""
+    """How views are compared (background, size, which views): a name from svd3d/assets/protocols, or a YAML
+    file of one's own."""
     metrics: tuple[Metric, ...] = ()
     """Which metrics; default: all of the protocol that can be computed here."""
     method: str = "prediction"
-    """Name of the prediction in the report."""
+    """Name of a prediction that is given without one."""
+    training_views: Path | None = None
+    """Orbits that the model was trained on, for the baseline nearest-training-view."""
+    lpips_weights: Path | None = None
+    """Folder with AlexNet and VGG-16 as torchvision publishes them; default: where torchvision keeps them."""
+    clip_b32: str = "openai/clip-vit-base-patch32"
+    """CLIP ViT-B/32 for clip-s-b32: a folder, or a hub id that was downloaded before."""
+    clip_l14: str = "openai/clip-vit-large-patch14"
+    """CLIP ViT-L/14 for clip-s-l14: a folder, or a hub id that was downloaded before."""
+    device: str = "auto"
+    """Where networks compute: cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        check(len(self.pred) > 0, "pred is empty; name at least one prediction")
+
+
+@dataclass(frozen=True)
+class EvaluateVerifyConfig:
+    """Whether a report still fits its inputs, its protocol and its own rows."""
+
+    report: Positional[Path]
+    """report.json, or the folder that holds it."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Models and peers over the same objects: reference orbits, views, meshes, scores and one page."""
+
+    objects: Path
+    """Folder that svd3d download gso made, or any folder of 3-D files."""
+    out: Path
+    """Folder for everything; running again resumes. OUT/reference/ is what a peer needs to take part."""
+    model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Hub id or folder of a pipeline, or `tiny`; NAME=MODEL names its row. May be given more than once."""
+    pred: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=DIR: views of all objects by another method, DIR/<uid>/ sample folders or plain pictures. May be
+    given more than once."""
+    split: str = "disk"
+    """`disk`: all objects of the folder; the name of a list in svd3d/assets/splits/, such as seeded-50; or a
+    text file with one name a line."""
+    protocol: str = "svd-mv"
+    """How views are compared, and which orbits the references have: a name from svd3d evaluate."""
+    mesh_protocol: str = "mesh-world"
+    """How meshes are compared."""
+    metrics: tuple[Metric, ...] = ()
+    """Which metrics of views; default: all of the protocol that can be computed here."""
+    views_only: bool = False
+    """Make and compare no meshes."""
+    orbit: Literal["static", "dynamic", "random"] | None = None
+    """Of the reference views; default: what the protocol asks for, or static."""
+    size: int | None = None
+    """Height and width of the reference views in pixels; default: the protocol's, or 576."""
+    samples: int = 8
+    """Light paths per pixel in Blender, as for svd3d render."""
+    steps: int = 25
+    """Denoising steps of the models."""
+    method: Literal["fast", "nerf", "sdf", "nerfstudio"] = "fast"
+    """How surfaces are found, see svd3d reconstruct; those with a field also tell how well the views fit."""
+    seed: int = 0
+    """Seed of light, noise and fields."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    workers: int = 1
+    """Blender processes at once."""
+    blender: str | None = None
+    """Blender's executable; default: the package bpy."""
+    training_views: Path | None = None
+    """Orbits that the model was trained on, for the baseline nearest-training-view."""
+    lpips_weights: Path | None = None
+    """Folder of the weights of LPIPS, as for svd3d evaluate."""
+    clip_b32: str = "openai/clip-vit-base-patch32"
+    """CLIP-S: hub id or folder of ViT-B/32."""
+    clip_l14: str = "openai/clip-vit-large-patch14"
+    """CLIP-S: hub id or folder of ViT-L/14."""
 
 
 @dataclass(frozen=True)

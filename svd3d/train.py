@@ -15,6 +15,7 @@ without the stop (on one kind of device, and on GPUs where their kernels are det
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -40,9 +41,10 @@ from svd3d import runs
 from svd3d.data import latents as shards
 from svd3d.data.dataset import Batches, Draws, Part, collate
 from svd3d.data.latents import Latents
-from svd3d.errors import CheckpointError, ConfigError, Svd3dError, TrainingError
+from svd3d.errors import CheckpointError, ConfigError, DependencyError, Svd3dError, TrainingError
 from svd3d.metrics import images as metrics
 from svd3d.metrics import page as strips
+from svd3d.metrics import semantic
 from svd3d.model import checkpoints, conditioning, edm, fast, lora, memory, preview, saving
 from svd3d.model import learner as learning
 from svd3d.model.checkpoints import Checkpoint
@@ -95,8 +97,9 @@ class Step:
     validation_loss: float | None = None
     """Of the averaged weights, on objects that are held out."""
     validation: dict[str, float] | None = None
-    """Mean PSNR (dB) and SSIM of their views but the first, sampled with the averaged weights, against what
-    the autoencoder makes of the true ones; `baseline-psnr` is that of the first view in place of all."""
+    """Mean PSNR (dB), SSIM and, where it can be computed, LPIPS (AlexNet) of their views but the first,
+    sampled with the averaged weights, against what the autoencoder makes of the true ones; `baseline-psnr` is
+    that of the first view in place of all."""
     checkpoint: Path | None = None
     """The checkpoint made after this step."""
 
@@ -398,7 +401,20 @@ def validate_views(
             metrics.psnr(np.broadcast_to(true[:1], true[1:].shape), true[1:]) for _, true in pairs
         ],
     }
+    lpips = _lpips()
+    if lpips is not None and min(pairs[0][0].shape[1:3]) >= lpips.smallest:
+        scores[lpips.metric] = [lpips(painted[1:], true[1:]) for painted, true in pairs]
     return {name: float(np.mean(each)) for name, each in scores.items()}
+
+
+@functools.cache
+def _lpips() -> semantic.Measure | None:
+    """LPIPS, on the CPU to leave the device alone; None, said once, where it cannot be computed."""
+    try:
+        return semantic.load("lpips-alex", semantic.Networks())
+    except DependencyError as error:
+        log.warning("held-out views are compared without LPIPS: %s", error)
+        return None
 
 
 @contextlib.contextmanager

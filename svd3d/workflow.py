@@ -146,7 +146,7 @@ def demo(config: DemoConfig) -> Path:
     for index, (heading, protocol, reference, predictions) in enumerate(sections):
         for method, prediction in predictions.items():
             settings = EvaluateConfig(
-                pred=prediction,
+                pred=(str(prediction),),
                 ref=reference,
                 out=out / "scores" / f"{index}_{protocol}" / method.replace(" ", "_"),
                 protocol=protocol,

@@ -11,14 +11,22 @@ import trimesh
 from svd3d import evaluate, sample
 from svd3d import images as pictures
 from svd3d.cameras import GLTF_TO_WORLD, Orbit
-from svd3d.errors import ConfigError, DependencyError, ImageError, InputError, ObjectError, SampleError
-from svd3d.metrics import pairing, protocols
+from svd3d.errors import (
+    ConfigError,
+    DependencyError,
+    ImageError,
+    InputError,
+    MeshError,
+    ObjectError,
+    SampleError,
+)
+from svd3d.metrics import baselines, pairing, protocols
 from svd3d.metrics.geometry import Surface
 from svd3d.metrics.pairing import Views
+from svd3d.metrics.report import Row
 from svd3d.sample import Sample
-from svd3d.settings import EvaluateConfig
+from svd3d.settings import EvaluateConfig, EvaluateVerifyConfig
 
-CHICKEN = Path(__file__).resolve().parents[2] / "shared/data/multiview"
 SIZE = 24
 
 
@@ -45,8 +53,17 @@ def noisy(original: Sample, *, seed: int = 1, amount: int = 30) -> Sample:
     return dataclasses.replace(original, images=images, origin="generated")
 
 
-def config(tmp_path: Path, pred: str = "pred", ref: str = "ref", **settings: object) -> EvaluateConfig:
-    return EvaluateConfig(pred=tmp_path / pred, ref=tmp_path / ref, out=tmp_path / "scores", **settings)
+def config(
+    tmp_path: Path, pred: str | tuple[str, ...] = "pred", ref: str = "ref", **settings: object
+) -> EvaluateConfig:
+    named = (str(tmp_path / pred),) if isinstance(pred, str) else pred
+    given = {"pred": named, "ref": tmp_path / ref, "out": tmp_path / "scores"}
+    nowhere = {
+        "lpips_weights": tmp_path,
+        "clip_b32": str(tmp_path),
+        "clip_l14": str(tmp_path),
+    }  # no downloads
+    return EvaluateConfig(**{**given, **nowhere, "device": "cpu", **settings})
 
 
 def ell() -> trimesh.Trimesh:
@@ -64,14 +81,15 @@ def test_sample_folders_of_two_objects_give_a_whole_report(tmp_path):
 
     content = json.loads((tmp_path / "scores/report.json").read_text())
     assert content == json.loads(json.dumps(scores.to_json()))
-    assert list(content["methods"]) == ["ours", "input-copied", "input-copied-mirrored"]
-    assert set(content["methods"]["ours"]) == {"psnr", "foreground-psnr", "ssim", "mask-iou"}
+    assert list(content["methods"]) == ["ours", "input-copied", "input-copied-mirrored", "silhouette"]
+    assert set(content["methods"]["ours"]) == {"psnr", "foreground-psnr", "ssim", "mse", "mask-iou"}
     assert content["methods"]["ours"]["psnr"]["n"] == 2
-    assert set(content["not_computed"]) == {"lpips-alex", "lpips-vgg", "clip-s-b32", "clip-s-l14"}
+    networks = {"lpips-alex", "lpips-vgg", "clip-s-b32", "clip-s-l14"}
+    assert set(content["not_computed"]) == networks | {"reprojection-psnr", "nearest-training-view"}
     views = {row["view"] for row in content["rows"]}
     assert views == set(range(1, 21))  # the condition view is left out
     assert set(content["digests"]) == {
-        f"{r}/{o}" for r in ("prediction", "reference") for o in ("cup", "vase")
+        f"{role}/{uid}" for role in ("ours", "reference") for uid in ("cup", "vase")
     }
     assert content["methods"]["ours"]["mask-iou"]["mean"] == 1
     manifest = json.loads((tmp_path / "scores/manifest.json").read_text())
@@ -84,7 +102,7 @@ def test_a_sample_against_itself_has_the_best_scores(tmp_path):
     sample.write(make_sample(), tmp_path / "ref")
     scores = evaluate.run(config(tmp_path, pred="ref", protocol="svd-mv-with-input"))
     best = {name: score.mean for name, score in scores.methods["prediction"].items()}
-    assert best == pytest.approx({"psnr": 100, "foreground-psnr": 100, "ssim": 1, "mask-iou": 1})
+    assert best == pytest.approx({"psnr": 100, "foreground-psnr": 100, "ssim": 1, "mask-iou": 1, "mse": 0})
     assert {row.view for row in scores.rows} == set(range(21))
     assert scores.methods["input-copied"]["psnr"].mean < 100
 
@@ -93,10 +111,7 @@ def test_evaluating_twice_gives_the_same_bytes(tmp_path):
     sample.write(make_sample(), tmp_path / "ref")
     sample.write(noisy(make_sample()), tmp_path / "pred")
     evaluate.run(config(tmp_path))
-    first = {
-        name: (tmp_path / "scores" / name).read_bytes()
-        for name in ("report.json", "report.md", "report.html")
-    }
+    first = {name: (tmp_path / "scores" / name).read_bytes() for name in ("report.json", "report.tex")}
     evaluate.run(config(tmp_path))
     assert first == {name: (tmp_path / "scores" / name).read_bytes() for name in first}
 
@@ -112,7 +127,8 @@ def test_rows_are_the_metrics_of_the_composited_views():
 
 def test_the_baselines_copy_the_input_and_mirror_it_behind():
     views = Views.of(make_sample(num_views=8, azimuth_deg=77.0))
-    copied, mirrored = pairing.input_copied(views), pairing.input_copied_mirrored(views)
+    protocol = protocols.get("svd-mv")
+    copied, mirrored = (make(views, protocol) for make in list(baselines.BASELINES.values())[:2])
     assert (copied.images == views.images[0]).all()
     for view, angle in enumerate(range(0, 360, 45)):
         expected = views.images[0][:, ::-1] if 90 < angle < 270 else views.images[0]
@@ -217,7 +233,7 @@ def test_what_cannot_be_computed_is_named_and_an_error_only_when_asked_for(tmp_p
     assert "mask-iou" not in scores.methods["input-copied"]
     with pytest.raises(InputError, match="no transparency"):
         evaluate.run(config(tmp_path, metrics=("psnr", "mask-iou")))
-    with pytest.raises(DependencyError, match="LPIPS"):
+    with pytest.raises(DependencyError, match="lpips"):
         evaluate.run(config(tmp_path, metrics=("lpips",)))
     with pytest.raises(ConfigError, match="chamfer compares meshes"):
         evaluate.run(config(tmp_path, metrics=("chamfer",)))
@@ -287,7 +303,7 @@ def test_meshes_of_two_kinds_of_file(tmp_path):
     assert ours["chamfer"].mean == pytest.approx(floor["chamfer"].mean, rel=0.03)
     assert ours["fscore-0.02"].mean == pytest.approx(1, abs=1e-3)
     assert ours["chamfer"].ci95 is None
-    assert scores.protocol["alignment"] == "bbox"
+    assert scores.protocol["alignment"] == "bounding-box"
     content = json.loads((tmp_path / "scores/report.json").read_text())
     assert {row["view"] for row in content["rows"]} == {None}
     assert ".glb read as +Y up, turned" in content["protocol"]["measured"]["notes"]
@@ -299,8 +315,12 @@ def test_meshes_that_leak_have_no_volume_but_the_rest():
     leaky = Surface(closed.vertices, closed.faces[1:])
     protocol = protocols.get("mesh")
     report = evaluate.score_meshes([evaluate.MeshPair("box", {"ours": leaky}, closed)], protocol=protocol)
-    assert report.not_computed == {"iou": "box: ours: the prediction is not watertight, so it has no volume"}
-    assert set(report.methods["ours"]) == {"chamfer", "fscore-0.01", "fscore-0.02"}
+    why = "the prediction is not watertight, so it has no volume; close its holes or leave iou out"
+    assert report.not_computed == {"iou": f"box: ours: {why}"}
+    pair = evaluate.MeshPair("box", {"ours": leaky}, closed)
+    with pytest.raises(MeshError, match=r"^box: ours: the prediction is not watertight"):
+        evaluate.score_meshes([pair], protocol=protocol, metrics=["iou"])
+    assert set(report.methods["ours"]) == set(protocol.metrics) - {"iou"}
     both = evaluate.score_meshes([evaluate.MeshPair("box", {"ours": closed}, closed)], protocol=protocol)
     assert both.methods["ours"]["iou"].mean == 1
 
@@ -346,6 +366,8 @@ def test_wrong_inputs_are_one_line_and_write_nothing(tmp_path):
         ({"pred": "empty"}, InputError, "neither sample folders nor images"),
         ({"pred": "a.glb"}, InputError, "a mesh; compare meshes with: --protocol mesh"),
         ({"pred": "ref", "protocol": "mesh"}, InputError, "holds no meshes"),
+        ({"pred": ("a=x", "a=y")}, ConfigError, "two predictions are called 'a'"),
+        ({"pred": ("x", "y")}, ConfigError, "two predictions are called 'prediction'"),
         ({"pred": "ref", "protocol": "svd_mv"}, ConfigError, "Did you mean 'svd-mv'"),
         ({"pred": "ref", "method": "input-copied"}, ConfigError, "is no name for a prediction"),
         ({"pred": "renamed.glb", "ref": "a.glb", "protocol": "mesh"}, ObjectError, "not a GLB"),
@@ -355,7 +377,7 @@ def test_wrong_inputs_are_one_line_and_write_nothing(tmp_path):
         assert "\n" not in str(caught.value)
         assert not list((tmp_path / "scores").glob("*"))
     with pytest.raises(InputError, match="is itself an input"):
-        evaluate.run(EvaluateConfig(pred=tmp_path / "ref", ref=tmp_path / "ref", out=tmp_path / "ref"))
+        evaluate.run(config(tmp_path, pred="ref", out=tmp_path / "ref"))
 
 
 def test_progress_is_shown_by_the_caller(tmp_path):
@@ -371,12 +393,110 @@ def test_progress_is_shown_by_the_caller(tmp_path):
     assert seen == [("cup", 1)]
 
 
-@pytest.mark.skipif(not CHICKEN.is_dir(), reason="the pictures of SyncDreamer's chicken are not here")
-def test_a_peers_published_output_can_be_scored(tmp_path):
-    settings = EvaluateConfig(
-        CHICKEN / "chicken_syncdreamer_pred", CHICKEN / "chicken_gt", tmp_path / "scores", protocol="views"
+def test_methods_of_several_folders_stand_in_one_report(tmp_path):
+    """`--pred NAME=PATH` more than once; one folder holds an object by uid, the other by name."""
+    for uid, seed in (("cup", 1), ("vase", 2)):
+        reference = make_sample(uid, seed=seed)
+        sample.write(reference, tmp_path / "ref" / uid)
+        sample.write(noisy(reference, amount=5), tmp_path / "good" / uid)
+        sample.write(noisy(reference, amount=90), tmp_path / "a=b" / f"renamed-{seed}")
+    given = (f"good={tmp_path / 'good'}", str(tmp_path / "a=b"))  # a path that exists needs no name
+    scores = evaluate.run(config(tmp_path, pred=given, method="bad"))
+    assert list(scores.methods)[:2] == ["good", "bad"]
+    assert scores.methods["good"]["psnr"].mean > scores.methods["bad"]["psnr"].mean + 10
+    assert {"good/cup", "bad/vase", "reference/cup"} <= set(scores.digests)
+    separate = evaluate.run(config(tmp_path, pred="a=b", method="bad"))
+    assert separate.methods["bad"] == scores.methods["bad"]
+    markdown = (tmp_path / "scores/report.md").read_text()
+    assert "as published" in markdown.lower()
+    (tmp_path / "good/vase/transforms.json").unlink()
+    with pytest.raises(InputError, match="good"):
+        evaluate.run(config(tmp_path, pred=given, method="bad"))
+
+
+def test_a_report_is_verified_against_its_files_its_protocol_and_its_rows(tmp_path):
+    sample.write(make_sample(), tmp_path / "ref")
+    sample.write(noisy(make_sample()), tmp_path / "pred")
+    evaluate.run(config(tmp_path, method="ours"))
+    folder = tmp_path / "scores"
+
+    def verdict(path: Path = folder) -> dict[str, str]:
+        checks = evaluate.verify(EvaluateVerifyConfig(path))
+        return {check.uid: check.message for check in checks if check.status == "failed"}
+
+    assert verdict() == verdict(folder / "report.json") == {}
+    assert len(evaluate.verify(EvaluateVerifyConfig(folder))) == 4
+
+    pictures.write_png(tmp_path / "pred/images/003.png", make_sample().images[3])
+    assert list(verdict()) == ["ours/cup"]
+    assert "changed since" in verdict()["ours/cup"]
+    (tmp_path / "ref").rename(tmp_path / "elsewhere")
+    assert "no longer there" in verdict()["reference/cup"]
+
+    content = json.loads((folder / "report.json").read_text())
+    content["methods"]["ours"]["ssim"]["mean"] += 0.01
+    content["protocol"]["soft_edges"] = "kept"
+    (folder / "report.json").write_text(json.dumps(content))
+    assert verdict()["figures"] == "ssim of ours does not follow from the rows"
+    assert "another digest" in verdict()["protocol"]
+    (folder / "report.json").write_text('{"digests": {}}')
+    with pytest.raises(InputError, match="not a report of svd3d evaluate"):
+        verdict()
+    (folder / "report.json").write_text("{")
+    with pytest.raises(InputError, match="not readable JSON"):
+        verdict()
+
+
+def test_a_mesh_report_is_verified_too(tmp_path):
+    ell().export(tmp_path / "a.ply")
+    evaluate.run(config(tmp_path, pred="a.ply", ref="a.ply", protocol="mesh-eschernet"))
+    checks = evaluate.verify(EvaluateVerifyConfig(tmp_path / "scores"))
+    assert {check.uid: check.status for check in checks} == dict.fromkeys(
+        ("protocol", "figures", "reference/a", "prediction/a"), "done"
     )
-    scores = evaluate.run(settings).methods["prediction"]
-    assert 15 < scores["psnr"].mean < 30
-    assert 0.7 < scores["ssim"].mean < 0.95
-    assert scores["psnr"].n == 16
+
+
+def test_what_the_predictions_cost_is_their_manifests_mean(tmp_path):
+    for uid, seconds in (("cup", 2.0), ("vase", 4.0)):
+        sample.write(make_sample(uid), tmp_path / "ref" / uid)
+        sample.write(make_sample(uid), tmp_path / "pred" / uid)
+        parts = {"generate": seconds} | ({"load": 1.0} if uid == "cup" else {})
+        (tmp_path / "pred" / uid / "manifest.json").write_text(json.dumps({"seconds": parts}))
+    scores = evaluate.run(config(tmp_path, method="ours"))
+    assert scores.costs["ours"] == {"generate (s)": 3.0}  # not every object states what loading took
+    assert "generate (s)" in (tmp_path / "scores/report.html").read_text()
+
+
+def test_training_views_are_a_baseline(tmp_path):
+    for uid, seed in (("cup", 1), ("vase", 2)):
+        sample.write(make_sample(uid, seed=seed), tmp_path / "train" / uid)
+    sample.write(make_sample("cup", seed=1), tmp_path / "ref")
+    scores = evaluate.run(config(tmp_path, pred="ref", training_views=tmp_path / "train"))
+    assert scores.methods["nearest-training-view"]["psnr"].mean == 100
+
+
+def test_a_protocol_file_of_ones_own_stands_in_the_report(tmp_path):
+    sample.write(make_sample(num_views=8), tmp_path / "ref")
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nkind: views\nabout: Eight views.\nmetrics: [psnr]\nnum_views: 8\n")
+    scores = evaluate.run(config(tmp_path, pred="ref", protocol=str(path)))
+    assert scores.protocol["name"] == "mine"
+    checks = evaluate.verify(EvaluateVerifyConfig(tmp_path / "scores"))
+    assert {check.status for check in checks} == {"done"}
+
+
+def test_chosen_objects_are_scored_and_what_else_lies_there_is_left_alone(tmp_path):
+    for uid in ("cup", "vase", "shoe"):
+        sample.write(make_sample(uid, seed=len(uid)), tmp_path / "ref" / uid)
+        if uid != "shoe":
+            sample.write(make_sample(uid, seed=len(uid)), tmp_path / "pred" / uid.upper())
+    rows, costs = [Row("ours", "cup", view, "camera-fit", 0.5) for view in range(1, 21)], {"ours": {"s": 1.0}}
+    scores = evaluate.run(
+        config(tmp_path, method="ours"), only=["cup"], notes=["a split"], rows=rows, costs=costs
+    )
+    assert {row.object for row in scores.rows} == {"cup"}
+    assert scores.protocol["measured"]["notes"][0] == "a split"
+    assert scores.methods["ours"]["camera-fit"].mean == 0.5
+    assert scores.costs["ours"] == {"s": 1.0}
+    with pytest.raises(InputError, match="pred: holds no shoe"):
+        evaluate.run(config(tmp_path), only=["cup", "shoe"])

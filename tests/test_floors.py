@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("svd3d", "render", "recon")
 FLOORS = ("ground", "workers", "stages", "roof")
 SVD3D = {
-    "roof": ("__main__", "cli", "workflow", "app", "doctor", "demo_page", "launch"),
+    "roof": (
+        "__main__",
+        "cli",
+        "workflow",
+        "app",
+        "doctor",
+        "demo_page",
+        "launch",
+        "benchmark",
+        "benchmark_plan",
+        "benchmark_page",
+    ),
     "stages": ("cache", "convert", "train", "proof", "generate", "evaluate", "curate", "video"),
     "workers": ("data", "model", "metrics", "tracking", "curation", "cutout"),
     "ground": ("__init__", "errors", "console", "config", "runs", "cameras", "images", "sample", "settings"),

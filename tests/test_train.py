@@ -28,6 +28,7 @@ from svd3d.data.dataset import Batches
 from svd3d.data.latents import Encoders, Info, Latents, Row, Shape
 from svd3d.data.shards import read_shards, write_index, write_shard
 from svd3d.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
+from svd3d.metrics import semantic
 from svd3d.model import checkpoints, edm, learner, memory, saving, tiny
 from svd3d.model import lora as adapters
 from svd3d.model.pipeline import SVDMVPipeline
@@ -703,13 +704,15 @@ def test_the_plan_says_what_a_run_will_take(config, trains):
     assert float(re.search(r"checkpoints of (.*) GB", told)[1]) == pytest.approx(size, abs=0.006)
 
 
-def test_held_out_objects_are_painted_and_scored(config, data):
+def test_held_out_objects_are_painted_and_scored(config, data, monkeypatch):
+    distance = semantic.Measure("lpips-alex", {}, 31, lambda ours, theirs: abs(ours - theirs).mean((1, 2, 3)))
+    monkeypatch.setattr(train, "_lpips", lambda: distance)
     plan = dataclasses.replace(
         config, held_out=0.5, validation_steps=2, validation_objects=2, validation_sampling_steps=2
     )
     steps = trained(plan, learning_rate=1e-12)
     (first, second) = (step.validation for step in steps if step.validation)
-    assert first.keys() == {"psnr", "ssim", "baseline-psnr"}
+    assert first.keys() == {"psnr", "ssim", "baseline-psnr", "lpips-alex"}
     assert first == pytest.approx(second, rel=1e-4)  # the same noise
     sheet = images.read(plan.out / "validation/step-4.png")
     assert sheet.shape[0] == 4 * 112  # two objects, true and painted
@@ -719,6 +722,16 @@ def test_held_out_objects_are_painted_and_scored(config, data):
         True,
         False,
     ]
+
+
+def test_validation_without_lpips_is_said_once(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    train._lpips.cache_clear()
+    assert train._lpips() is None
+    assert train._lpips() is None
+    (record,) = caplog.records
+    assert "without LPIPS: lpips-alex needs the package lpips" in record.getMessage()
+    train._lpips.cache_clear()
 
 
 def test_no_room_to_paint_does_not_end_training(config, monkeypatch, caplog):

@@ -1,7 +1,7 @@
 """What lies at a path: views or meshes of one object or many; which prediction meets which reference."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,19 @@ class Found:
 
 @dataclass(frozen=True)
 class Match:
-    """A prediction and its reference."""
+    """What each method predicted for an object, and its reference."""
 
     object: str
-    prediction: Path
+    predictions: dict[str, Path]
+    """By method."""
     reference: Path
+
+    def paths(self) -> dict[str, Path]:
+        """Everything that is read for this object, by the key that a report's digests have."""
+        return {
+            f"reference/{self.object}": self.reference,
+            **{f"{method}/{self.object}": path for method, path in self.predictions.items()},
+        }
 
 
 def find_views(path: Path, *, what: str) -> Found:
@@ -93,28 +101,63 @@ def find_meshes(path: Path, *, what: str) -> Found:
     return Found(path, objects, single=False)
 
 
-def match(prediction: Found, reference: Found) -> list[Match]:
-    """Predictions and references of the same objects, by folder name or else by uid, sorted by reference.
+def match(
+    predictions: Mapping[str, Found], reference: Found, *, only: Collection[str] | None = None
+) -> list[Match]:
+    """Predictions by method and references of the same objects, by folder name or uid, at last in any case.
 
-    Raises `InputError` naming the objects when one side lacks some: scores of a subset look like scores of
-    the whole.
+    Sorted by reference. Raises `InputError` naming the objects when one side lacks some: scores of a subset
+    look like scores of the whole. With `only` (names or uids) the other objects of all sides are left out.
     """
+    if only is not None:
+        predictions = {method: _chosen(found, only) for method, found in predictions.items()}
+        reference = _chosen(reference, only)
+    sources = {method: _sources(found, reference) for method, found in predictions.items()}
+    alone = len(reference.objects) == 1 and any(each.single for each in (reference, *predictions.values()))
+    return [
+        Match(
+            (_uid(target) if alone else None) or name,
+            {method: paths[name] for method, paths in sources.items()},
+            target,
+        )
+        for name, target in reference.objects.items()
+    ]
+
+
+def _chosen(found: Found, only: Collection[str]) -> Found:
+    """Some of the objects at a path, by name or uid without regard to case; all of them must be there."""
+    names = {
+        known.casefold(): name
+        for name, path in found.objects.items()
+        for known in (_uid(path), name)
+        if known
+    }
+    missing = [name for name in only if name.casefold() not in names]
+    if missing:
+        raise InputError(f"{found.path}: holds no {', '.join(missing[:5])}; all chosen objects must be there")
+    chosen = {names[name.casefold()] for name in only}
+    objects = {name: path for name, path in found.objects.items() if name in chosen}
+    return Found(found.path, objects, found.single)
+
+
+def _sources(prediction: Found, reference: Found) -> dict[str, Path]:
+    """The prediction of every object of the reference, by the reference's name."""
     if len(prediction.objects) == len(reference.objects) == 1 and (prediction.single or reference.single):
-        (name, target), (source,) = next(iter(reference.objects.items())), prediction.objects.values()
-        return [Match(_uid(target) or name, source, target)]
+        return dict(zip(reference.objects, prediction.objects.values(), strict=True))
     left = dict(prediction.objects)
     found = {name: left.pop(name) for name in reference.objects if name in left}
-    by_uid = {_uid(path) or name: name for name, path in left.items()}
-    for name, target in reference.objects.items():
-        source = by_uid.get(name) or by_uid.get(_uid(target) or name)
-        if name not in found and source in left:
-            found[name] = left.pop(source)
+    for key in (str, str.casefold):
+        named = {key(known): name for name, path in left.items() for known in (name, _uid(path)) if known}
+        for name, target in reference.objects.items():
+            source = named.get(key(name)) or named.get(key(_uid(target) or name))
+            if name not in found and source in left:
+                found[name] = left.pop(source)
     unmatched = [name for name in reference.objects if name not in found]
     for role, side, missing in (("prediction", prediction, unmatched), ("reference", reference, list(left))):
         if missing:
             named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise InputError(f"{side.path}: no {role} for {named}; both sides must hold the same objects")
-    return [Match(name, found[name], target) for name, target in reference.objects.items()]
+    return found
 
 
 def read_views(folder: Path) -> Sample | Views:
@@ -171,4 +214,9 @@ def _mesh_file(path: Path) -> Path | None:
 
 
 def _uid(path: Path) -> str | None:
-    return sample.read(path).uid if sample.is_sample(path) else None
+    """The uid of a sample, without reading its pictures."""
+    if not sample.is_sample(path):
+        return None
+    facts = path / "transforms.json"
+    block = sample.entry(sample.read_json(facts), "svd3d", dict, where=str(facts))
+    return sample.entry(block, "uid", str, where=str(facts))

@@ -1,4 +1,4 @@
-"""Rows to means and intervals, and the report that holds both: JSON for programs, Markdown for people.
+"""Rows to means and intervals, and the report that holds both; `tables` and `page` show it to people.
 
     report.json = {"protocol": {...}, "methods": {NAME: {METRIC: {"mean", "ci95": [lo, hi] | null, "n",
                    "unit", "higher_is_better"}}}, "rows": [{"method", "object", "view", "metric", "value"}],
@@ -17,8 +17,16 @@ import numpy as np
 from jaxtyping import Float
 
 from svd3d.errors import InputError
+from svd3d.metrics.baselines import BASELINES, NEAREST
 from svd3d.metrics.catalog import METRICS
 from svd3d.metrics.protocols import Protocol
+
+REFERENCE = "reference"
+"""The method of what the reference has without being compared."""
+RESAMPLED = "reference-resampled"
+"""The reference against itself with other surface samples: the best score that sampling allows."""
+RESERVED = (*BASELINES, NEAREST, REFERENCE, RESAMPLED)
+"""Methods that a report adds by itself."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,11 @@ class MetricReport:
     not_computed: dict[str, str] = field(default_factory=dict)
     """Metrics and methods that are missing, and why."""
     strips: dict[str, bytes] = field(default_factory=dict, repr=False)
-    """A PNG per object for the HTML page; not part of the JSON."""
+    """A PNG per object, from the worst to the best, for the HTML page; not part of the JSON."""
+    strip_rows: tuple[str, ...] = ()
+    """What each row of such a picture shows."""
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Time and memory by method; not part of the JSON, which is the same whenever the inputs are."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON types."""
@@ -83,6 +95,8 @@ def summarize(
     digests: Mapping[str, str] | None = None,
     not_computed: Mapping[str, str] | None = None,
     strips: Mapping[str, bytes] | None = None,
+    strip_rows: Iterable[str] = (),
+    costs: Mapping[str, Mapping[str, float]] | None = None,
 ) -> MetricReport:
     """Means and intervals of rows under a protocol.
 
@@ -92,11 +106,8 @@ def summarize(
     if not rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in (not_computed or {}).items())
         raise InputError(f"nothing could be measured ({reasons or 'no objects'})")
-    values: dict[str, dict[str, dict[str, list[float]]]] = {}
     places: dict[str, dict[str, list[tuple[str, int]]]] = {}
     for row in rows:
-        by_object = values.setdefault(row.method, {}).setdefault(row.metric, {})
-        by_object.setdefault(row.object, []).append(row.value)
         place = (row.object, -1 if row.view is None else row.view)
         places.setdefault(row.metric, {}).setdefault(row.method, []).append(place)
     for metric, by_method in places.items():
@@ -104,10 +115,10 @@ def summarize(
     count = len({row.object for row in rows})
     one = "views" if protocol.kind == "views" else "nothing"
     methods = {
-        method: {metric: _score(metric, by_object, protocol) for metric, by_object in by_metric.items()}
-        for method, by_metric in values.items()
+        method: {metric: _score(metric, values, protocol) for metric, values in by_metric.items()}
+        for method, by_metric in by_object(rows).items()
     }
-    computed = {row.metric: METRICS[row.metric].definition for row in rows}
+    computed = {metric: protocol.definition(metric) for metric in places}
     facts = {
         **protocol.plain(),
         "digest": protocol.digest,
@@ -119,8 +130,61 @@ def summarize(
         },
     }
     return MetricReport(
-        facts, methods, rows, dict(digests or {}), dict(not_computed or {}), dict(strips or {})
+        facts,
+        methods,
+        rows,
+        dict(digests or {}),
+        dict(not_computed or {}),
+        dict(strips or {}),
+        tuple(strip_rows),
+        {name: dict(cost) for name, cost in (costs or {}).items()},
     )
+
+
+def by_object(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The values of rows, by method, metric and object."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in rows:
+        of_metric = values.setdefault(row.method, {}).setdefault(row.metric, {})
+        of_metric.setdefault(row.object, []).append(row.value)
+    return values
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a method's score lies above another's, on the same objects."""
+
+    mean: float
+    ci95: tuple[float, float] | None
+    """None when there is one value only."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
+
+
+def differences(report: MetricReport, method: str, other: str) -> dict[str, Difference]:
+    """Paired differences, `method` minus `other`, by metric: of each object (or each view of the only one).
+
+    Objects differ more than methods do, so this interval is far smaller than those of the two means.
+    """
+    values = by_object(report.rows)
+    found = {}
+    for metric, ours in values[method].items():
+        if metric in values[other]:
+            theirs = values[other][metric]
+            units = [float(np.mean(ours[name]) - np.mean(theirs[name])) for name in ours]
+            if len(units) == 1:
+                units = [a - b for name in ours for a, b in zip(ours[name], theirs[name], strict=True)]
+            settings = {"resamples": report.protocol["bootstrap_samples"], "seed": report.protocol["seed"]}
+            found[metric] = Difference(float(np.mean(units)), interval(np.asarray(units), **settings))
+    return found
+
+
+def predictions(report: MetricReport) -> list[str]:
+    """The methods that are compared, the first one first: all but baselines and the reference itself."""
+    return [method for method in report.methods if method not in RESERVED]
 
 
 def interval(values: Float[np.ndarray, "n"], *, resamples: int, seed: int) -> tuple[float, float] | None:
@@ -138,68 +202,6 @@ def interval(values: Float[np.ndarray, "n"], *, resamples: int, seed: int) -> tu
         means.append(values[chosen].mean(axis=1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
-
-
-def to_markdown(report: MetricReport) -> str:
-    """The figures of the report as Markdown tables."""
-    measured = report.protocol["measured"]
-    lines = [
-        f"# Scores under protocol `{report.protocol['name']}`",
-        "",
-        f"{report.protocol['about']}",
-        "",
-        f"{interval_text(report)} Protocol digest `{report.protocol['digest'][:16]}`.",
-        "",
-    ]
-    header, *body = table(report)
-    cells = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    lines += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in cells]
-    if report.not_computed:
-        lines += ["", "Not computed:", ""]
-        lines += [f"- {_cell(name)}: {reason}" for name, reason in report.not_computed.items()]
-    lines += ["", "How each number is made:", ""]
-    lines += [f"- {name}: {text}" for name, text in report.protocol["definitions"].items()]
-    for note in measured.get("notes", []):
-        lines.append(f"- note: {_cell(note)}")
-    return "\n".join(lines) + "\n"
-
-
-def table(report: MetricReport) -> list[list[str]]:
-    """The scores as text, header first: one row per method, one column per metric."""
-    names = list(dict.fromkeys(metric for scores in report.methods.values() for metric in scores))
-    header = ["method"]
-    header += [
-        f"{name} ({METRICS[name].unit}) {'↑' if METRICS[name].higher_is_better else '↓'}" for name in names
-    ]
-    body = [
-        [method, *(figure(name, scores[name]) if name in scores else "–" for name in names)]
-        for method, scores in report.methods.items()
-    ]
-    return [header, *body]
-
-
-def figure(metric: str, score: Score) -> str:
-    """A score as it stands in a table: mean [low, high].
-
-    >>> figure("psnr", Score(20.126, (19.0, 21.25), 30, "dB", True))
-    '20.13 [19.00, 21.25]'
-    """
-    digits = METRICS[metric].digits
-    spread = f" [{score.ci95[0]:.{digits}f}, {score.ci95[1]:.{digits}f}]" if score.ci95 else ""
-    return f"{score.mean:.{digits}f}{spread}"
-
-
-def interval_text(report: MetricReport) -> str:
-    """How many objects, and what the brackets are."""
-    measured = report.protocol["measured"]
-    count, over = measured["objects"], measured["interval_over"]
-    if over == "nothing":
-        return "One object, so there is no interval."
-    n = ", ".join(
-        map(str, sorted({score.n for scores in report.methods.values() for score in scores.values()}))
-    )
-    objects = "1 object" if count == 1 else f"{count} objects"
-    return f"{objects}. Brackets: 95 % bootstrap interval of the mean over {over} (n = {n})."
 
 
 def _score(metric: str, by_object: Mapping[str, Sequence[float]], protocol: Protocol) -> Score:
@@ -224,7 +226,3 @@ def _check_complete(metric: str, by_method: Mapping[str, Sequence[tuple[str, int
             raise InputError(
                 f"{method}: {metric} was measured twice for the same object; give each object once"
             )
-
-
-def _cell(text: str) -> str:
-    return text.replace("\n", " ").replace("|", "\\|")

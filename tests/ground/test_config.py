@@ -202,7 +202,7 @@ def test_a_configuration_survives_the_way_through_yaml(made):
 
 
 def test_the_settings_survive_the_way_through_yaml():
-    made = EvaluateConfig(Path("a"), Path("b"), Path("c"), metrics=("psnr", "ssim"))
+    made = EvaluateConfig(("a",), Path("b"), Path("c"), metrics=("psnr", "ssim"))
     assert config.build(EvaluateConfig, yaml.safe_load(config.to_yaml(made)), where="x") == made
 
 

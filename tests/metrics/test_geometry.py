@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import trimesh
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from svd3d.cameras import GLTF_TO_WORLD
 from svd3d.errors import MeshError, ObjectError
@@ -38,12 +36,40 @@ def distances(one: Surface, other: Surface, seed: int = 0) -> tuple[np.ndarray, 
     return geometry.nearest_distances(*points)
 
 
+def consistency(one: Surface, other: Surface) -> float:
+    samples = [
+        geometry.sample_surface(each, COUNT // 4, generator=np.random.default_rng(stream))
+        for stream, each in enumerate((one, other))
+    ]
+    near = geometry.neighbours(*(each.points for each in samples))
+    return geometry.normal_consistency(*(each.normals for each in samples), near)
+
+
+def scanned(shared_data, name: str) -> tuple[trimesh.Trimesh, Surface]:
+    """A scanned object whose longest side is 1, as a trimesh with closed seams and as read by us."""
+    read = geometry.read(shared_data / f"gso_geometry/{name}.obj")
+    low, high = read.bounds
+    placed = Surface((read.vertices - (low + high) / 2) / (high - low).max(), read.faces)
+    return trimesh.Trimesh(placed.vertices, placed.faces, process=True), placed
+
+
 @pytest.mark.parametrize(("small", "large"), [(0.4, 0.5), (0.3, 0.5), (0.45, 0.5)])
 def test_chamfer_of_two_spheres_is_the_difference_of_their_radii(small, large):
     one, other = (
         surface(trimesh.creation.icosphere(subdivisions=4, radius=radius)) for radius in (small, large)
     )
-    assert geometry.chamfer(*distances(one, other)) == pytest.approx(large - small, rel=0.03)
+    there, back = distances(one, other)
+    assert geometry.chamfer(there, back) == pytest.approx(large - small, rel=0.03)
+    assert geometry.chamfer_squared(there, back) == pytest.approx((large - small) ** 2, rel=0.06)
+
+
+def test_chamfer_of_a_shifted_sphere_is_half_the_shift():
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    moved = sphere.copy()
+    moved.apply_translation((0.06, 0, 0.08))
+    there, back = distances(surface(moved), surface(sphere))  # the mean of |normal . shift| over directions
+    assert geometry.chamfer(there, back) == pytest.approx(0.1 / 2, rel=0.03)
+    assert geometry.chamfer_squared(there, back) == pytest.approx(0.1**2 / 3, rel=0.06)
 
 
 def test_a_lifted_plane_is_as_far_as_it_was_lifted_and_fscore_switches_there():
@@ -72,6 +98,66 @@ def test_a_missing_half_costs_recall_and_not_precision():
     assert (back < 0.02).mean() == pytest.approx((1 + 4 * 0.02) / 6, abs=0.01)
 
 
+@pytest.mark.parametrize("tilt_deg", [0, 30, 60, 90])
+def test_normal_consistency_of_tilted_planes_is_the_cosine(tilt_deg):
+    plane = trimesh.Trimesh([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], [[0, 1, 2], [0, 2, 3]])
+    tilted = plane.copy()
+    tilted.apply_transform(trimesh.transformations.rotation_matrix(math.radians(tilt_deg), (1, 0, 0)))
+    flipped = Surface(np.asarray(tilted.vertices), np.asarray(tilted.faces)[:, ::-1])
+    for other in (surface(tilted), flipped):  # which side is outside does not count
+        assert consistency(other, surface(plane)) == pytest.approx(math.cos(math.radians(tilt_deg)), abs=1e-9)
+
+
+def test_normal_consistency_of_spheres_is_one_and_of_random_directions_one_half():
+    one, other = (surface(trimesh.creation.icosphere(subdivisions=4, radius=radius)) for radius in (0.4, 0.5))
+    assert consistency(one, other) > 0.99
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(2, COUNT, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    near = geometry.neighbours(*rng.random((2, COUNT, 3)))
+    assert geometry.normal_consistency(*directions, near) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["dog_statue", "purple_tape"])
+def test_a_scan_against_itself_its_copy_and_its_decimation(shared_data, name):
+    scan, reference = scanned(shared_data, name)
+    one, again = (
+        geometry.sample_surface(reference, COUNT, generator=np.random.default_rng(stream))
+        for stream in (0, 1)
+    )
+    same = geometry.neighbours(one.points, one.points)
+    assert geometry.chamfer(same.there, same.back) == geometry.chamfer_squared(same.there, same.back) == 0
+    assert geometry.fscore(same.there, same.back, threshold=1e-9) == 1
+    assert geometry.normal_consistency(one.normals, one.normals, same) == pytest.approx(1)
+    assert geometry.volume_iou(reference, reference, resolution=32) == 1
+    # Random points of density d lie 1 / (2 sqrt(d)) apart on average: the floor of resampling.
+    resampled = geometry.neighbours(again.points, one.points)
+    floor = geometry.chamfer(resampled.there, resampled.back)
+    area = trimesh.Trimesh(reference.vertices, reference.faces).area
+    assert floor == pytest.approx(math.sqrt(area / COUNT) / 2, rel=0.1)
+    assert geometry.normal_consistency(again.normals, one.normals, resampled) > 0.9
+
+    smaller = scan.simplify_quadric_decimation(face_count=len(scan.faces) // 4)
+    decimated = surface(smaller)
+    there, back = distances(decimated, reference)
+    assert 0.97 * floor < geometry.chamfer(there, back) < 1.15 * floor
+    assert geometry.fscore(there, back, threshold=0.02) > 0.98
+    assert geometry.volume_iou(decimated, reference, resolution=64) > 0.95
+
+
+@pytest.mark.parametrize("shift", [0.02, 0.1])
+def test_a_shifted_scan_is_at_most_as_far_as_it_was_shifted(shared_data, shift):
+    _, reference = scanned(shared_data, "crayon_box")
+    samples = geometry.sample_surface(reference, COUNT, generator=np.random.default_rng(0))
+    for axis in np.eye(3):
+        near = geometry.neighbours(samples.points + shift * axis, samples.points)
+        assert near.there.max() <= shift + 1e-12
+        assert near.back.max() <= shift + 1e-12
+        # where the surface is flat, its distance is the shift along the normal; samples add their floor
+        along = shift * np.abs(samples.normals @ axis).mean()
+        assert 0.6 * along < geometry.chamfer(near.there, near.back) < along + 0.006
+
+
 def test_samples_are_spread_by_area_and_lie_on_the_surface():
     mesh = trimesh.creation.box((1, 2, 3))
     points = geometry.sample_points(surface(mesh), COUNT, generator=np.random.default_rng(0))
@@ -80,6 +166,15 @@ def test_samples_are_spread_by_area_and_lie_on_the_surface():
     share = np.isclose(np.abs(points[:, 2]), 1.5, atol=1e-9).mean()  # lid and floor: 4 of 22
     assert share == pytest.approx(4 / 22, abs=4 * math.sqrt(4 / 22 / COUNT))
     assert np.abs(points.mean(axis=0)).max() < 0.03
+
+
+def test_samples_carry_the_normals_of_their_faces():
+    samples = geometry.sample_surface(
+        surface(trimesh.creation.box((1, 1, 1))), 500, generator=np.random.default_rng(0)
+    )
+    axis = np.abs(samples.points).argmax(axis=1)
+    sides = np.eye(3)[axis] * np.sign(np.take_along_axis(samples.points, axis[:, None], 1))
+    assert samples.normals == pytest.approx(sides)
 
 
 def test_the_same_generator_gives_the_same_samples():
@@ -104,10 +199,36 @@ def test_volume_iou_of_spheres_one_inside_the_other():
     assert geometry.volume_iou(one, one, resolution=32) == 1
 
 
-def test_volume_needs_a_closed_surface():
+@pytest.mark.parametrize("shift", [0.2, 0.5])
+def test_volume_iou_of_shifted_spheres_is_that_of_the_lens(shift):
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    moved = sphere.copy()
+    moved.apply_translation(np.array([1, 2, 2]) / 3 * shift)
+    lens = math.pi * (4 * 0.5 + shift) * (2 * 0.5 - shift) ** 2 / 12
+    found = geometry.volume_iou(surface(moved), surface(sphere), resolution=64)
+    assert found == pytest.approx(lens / (2 * math.pi / 6 - lens), abs=0.01)
+
+
+def test_parts_that_overlap_count_once_however_all_faces_turn():
+    left, right = trimesh.creation.box((0.6, 1, 1)), trimesh.creation.box((0.6, 1, 1))
+    left.apply_translation((-0.2, 0, 0))
+    right.apply_translation((0.2, 0, 0))
+    both = surface(trimesh.util.concatenate([left, right]))
+    whole = surface(trimesh.creation.box((1, 1, 1)))
+    assert geometry.volume_iou(both, whole, resolution=20) == 1
+    assert geometry.volume_iou(Surface(both.vertices, both.faces[:, ::-1]), whole, resolution=20) == 1
+
+
+def test_volume_needs_a_closed_surface_that_knows_its_outside():
     box = surface(trimesh.creation.box())
     with pytest.raises(MeshError, match="prediction is not watertight"):
         geometry.volume_iou(Surface(box.vertices, box.faces[1:]), box, resolution=16)
+    mixed = Surface(box.vertices, np.concatenate([box.faces[:5, ::-1], box.faces[5:]]))
+    with pytest.raises(MeshError, match="reference has faces that turn different ways"):
+        geometry.volume_iou(box, mixed, resolution=16)
+    sheet = surface(trimesh.creation.box((1, 1, 1e-6)))
+    with pytest.raises(MeshError, match="too thin for a grid of 16"):
+        geometry.volume_iou(sheet, sheet, resolution=16)
 
 
 def test_vertices_split_at_texture_seams_do_not_open_a_solid():
@@ -115,24 +236,6 @@ def test_vertices_split_at_texture_seams_do_not_open_a_solid():
     split = Surface(box.vertices[box.faces].reshape(-1, 3), np.arange(36).reshape(-1, 3))
     assert geometry.is_watertight(split)
     assert geometry.volume_iou(split, box, resolution=16) == 1
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.tuples(*[st.floats(-5, 5)] * 3),
-    st.floats(0.01, 100),
-)
-def test_bbox_alignment_forgets_place_and_size_and_none_and_world_do_not(shift, scale):
-    reference = surface(ell())
-    moved = Surface(reference.vertices * scale + np.array(shift), reference.faces)
-    prediction, aligned = geometry.align(moved, reference, "bbox")
-    assert prediction.vertices == pytest.approx(aligned.vertices, abs=1e-6)
-    low, high = aligned.bounds
-    assert (high - low).max() == pytest.approx(1)
-    assert low + high == pytest.approx([0, 0, 0], abs=1e-9)
-    assert geometry.align(moved, reference, "world")[0] is moved
-    both, _ = geometry.align(moved, moved, "none")
-    assert both.vertices == pytest.approx(aligned.vertices, abs=1e-6)
 
 
 def test_loose_vertices_do_not_count_for_the_bounding_box():
@@ -191,12 +294,19 @@ def test_files_that_are_no_meshes_are_refused(tmp_path, name, content, message):
         geometry.read(tmp_path / name)
 
 
-def test_surfaces_without_extent_or_area_are_refused():
-    point = Surface(np.zeros((3, 3)), np.array([[0, 1, 2]]))
-    with pytest.raises(MeshError, match="longest side of 0"):
-        geometry.align(point, point, "bbox")
+def test_a_point_cloud_is_named(tmp_path):
+    trimesh.PointCloud(np.random.default_rng(0).random((50, 3))).export(tmp_path / "cloud.ply")
+    with pytest.raises(ObjectError, match=r"cloud\.ply: no faces \(a point cloud"):
+        geometry.read(tmp_path / "cloud.ply")
+
+
+def test_surfaces_that_cannot_be_measured_are_refused():
     line = Surface(np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]]), np.array([[0, 1, 2]]))
     with pytest.raises(MeshError, match="no area"):
-        geometry.sample_points(line, 10, generator=np.random.default_rng(0))
-    with pytest.raises(MeshError, match="not finite"):
-        Surface(np.full((3, 3), np.nan), np.array([[0, 1, 2]]))
+        geometry.sample_surface(line, 10, generator=np.random.default_rng(0))
+    with pytest.raises(MeshError, match="2 vertices that are not finite"):
+        Surface(np.array([[0, 0, 0], [0, 0, np.nan], [np.inf, 0, 0]]), np.array([[0, 1, 2]]))
+    with pytest.raises(MeshError, match="vertices beyond its 3"):
+        Surface(np.zeros((3, 3)), np.array([[0, 1, 3]]))
+    with pytest.raises(MeshError, match="or an empty mesh"):
+        Surface(np.zeros((0, 3)), np.zeros((0, 3), np.int64))
