@@ -140,11 +140,11 @@ def fit(
     done = _steps_done(folder)
     if done < steps:
         tell(f"ns-train {method}: {steps - done} of {steps} steps on {device}, see {folder}/ns-train.log")
-        arguments = _train_arguments(folder, method, placed.cameras, done=done, steps=steps, device=device)
-        _run([programs.train, *arguments], folder / "ns-train.log")
+        arguments = train_arguments(folder, method, placed.cameras, done=done, steps=steps, device=device)
+        run_program([programs.train, *arguments], folder / "ns-train.log")
     kind = "marching-cubes" if method in SIGNED_DISTANCE else "tsdf"
     tell(f"ns-export {kind}: see {folder}/ns-export.log")
-    _run([programs.export, *_export_arguments(folder, kind, resolution)], folder / "ns-export.log")
+    run_program([programs.export, *_export_arguments(folder, kind, resolution)], folder / "ns-export.log")
     mesh = _read_mesh(folder / "export" / EXPORTED[kind])
     mesh.apply_transform(trimesh.transformations.scale_and_translate(1 / scale, centre))
     half = HALF_BOX / scale
@@ -221,7 +221,7 @@ def _steps_done(folder: Path) -> int:
     return int(checkpoints[-1].stem.removeprefix("step-")) + 1 if checkpoints else 0
 
 
-def _train_arguments(
+def train_arguments(
     folder: Path, method: str, cameras: Cameras, *, done: int, steps: int, device: str
 ) -> list[str]:
     arguments = [
@@ -287,7 +287,7 @@ def _export_arguments(folder: Path, kind: str, resolution: int) -> list[str]:
     ]
 
 
-def _run(command: list[str], output: Path) -> None:
+def run_program(command: list[str], output: Path) -> None:
     """Run a program to its end; what it says goes to a file, and its last words into the error."""
     with open(output, "ab") as file:
         ended = subprocess.run(
