@@ -27,7 +27,7 @@ from svd3d.errors import ConfigError, RenderError, Svd3dError, require
 log = logging.getLogger(__name__)
 PATIENCE_S = 30.0
 """Silence after which the driver looks whether a task can run at all."""
-GRACE_S = 15.0
+GRACE_S = 60.0
 """For cancelled tasks to stop their Blender, before their processes are killed."""
 CONNECT_S = 10.0
 LOST_IN_A_ROW = 20
