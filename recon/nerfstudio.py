@@ -224,6 +224,7 @@ def _steps_done(folder: Path) -> int:
 def train_arguments(
     folder: Path, method: str, cameras: Cameras, *, done: int, steps: int, device: str
 ) -> list[str]:
+    """Arguments of `ns-train` for the dataset `folder`/data, that leave the frame of the views alone."""
     arguments = [
         method,
         "--output-dir",

@@ -1,6 +1,6 @@
 """From 21 views at an elevation of 10 degrees to a NeRF and a mesh: how long, and how near to the truth.
 
-    python scripts/benchmark_recon.py [--quick] [--json] [--work DIR] [--objects NAME ...]
+    python scripts/benchmark_recon.py [--quick] [--json] [--work DIR] [--objects NAME ...] [--nerfstudio DIR]
 
 Two closed-form shapes, and real objects where the shared data and Blender are at hand, from views as they
 are, from views that were shifted, blurred and re-lit one by one, and from views that were bent by a smooth
@@ -11,6 +11,10 @@ against the mesh (no alignment, longest side 1, 50 000 points; the floor is the 
 within 0.5 dB of ours on held-out views, over what ours takes; where it has not come so near in
 --patience times our seconds, that is a lower bound and said to be one. The race runs beside the other
 measurements, on a second core. Seconds are CPU seconds of one thread.
+
+`peer` is nerfacto on the same clean views of the smooth shape, where nerfstudio is installed: on a CPU for as
+many CPU seconds as ours took, and for five times as many, each without what its program takes to start; on a
+GPU for its full schedule, in seconds on the clock.
 """
 
 import argparse
@@ -40,6 +44,7 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import recon_peer  # noqa: E402
 import recon_scenes as scenes  # noqa: E402
 
 from recon import raster, result, run  # noqa: E402
@@ -48,7 +53,7 @@ from recon.field import Field  # noqa: E402
 from recon.result import Reconstruction  # noqa: E402
 from svd3d import images  # noqa: E402
 from svd3d.cameras import Cameras  # noqa: E402
-from svd3d.errors import DependencyError  # noqa: E402
+from svd3d.errors import DependencyError, MeshError  # noqa: E402
 from svd3d.metrics import alignment, geometry  # noqa: E402
 from svd3d.metrics.images import foreground_psnr, psnr  # noqa: E402
 from svd3d.sample import Sample  # noqa: E402
@@ -78,6 +83,8 @@ CHECK = 0.5
 """Of our seconds: how often one looks how far the plain NeRF has come."""
 RACE_VIEWS = 4
 """Held-out views that the race is judged by."""
+PEER_TIMES = (1, 5)
+"""Of our seconds: what the peer gets on a CPU."""
 POINTS = 50_000
 SCORES = {
     "nerf_s": "NeRF s",
@@ -124,6 +131,14 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="+", default=["clean", "shifted", "warped"])
     parser.add_argument("--methods", nargs="+", default=["nerf", "fast"], choices=get_args(Method))
     parser.add_argument("--seeds", type=int, default=1, help="draws of what spoils the views")
+    parser.add_argument("--nerfstudio", type=Path, metavar="DIR", help="with its programs (else: PATH)")
+    parser.add_argument(
+        "--peer-seconds",
+        type=float,
+        nargs="+",
+        metavar="S",
+        help="on a CPU (else: ours, and 5 times as many)",
+    )
     parser.add_argument("--patience", type=float, default=10.0, help="of the race, in times of our seconds")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -131,7 +146,7 @@ def main() -> None:
         arguments.objects = short if arguments.objects == everything else arguments.objects
         arguments.patience = min(arguments.patience, 5.0)
     torch.set_num_threads(1)
-    rows, raced = [], None
+    rows, raced, peers = [], None, []
     with contextlib.ExitStack() as stack:
         beside = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -149,9 +164,10 @@ def main() -> None:
                     wishes = {"resolution": arguments.resolution, "patience": arguments.patience}
                     entrants = (scene.views, scene.held_out, field, row.scores["nerf_s"])
                     raced = beside.submit(race, *entrants, **wishes)
-    print("\n".join(table(rows)))
+                    peers = nerfacto(scene, row, arguments, work)
+    print("\n".join([*table(rows), *map(peer_told, peers)]))
     if arguments.json:
-        print(json.dumps(summary(rows, raced and raced.result()) | about(arguments)))
+        print(json.dumps(summary(rows, raced and raced.result()) | {"peer": peers} | about(arguments)))
 
 
 def chosen(arguments: argparse.Namespace, work: Path) -> Iterator[scenes.Scene]:
@@ -262,6 +278,47 @@ def race(
         if curve[-1][1] >= ours_db - NEAR_DB:
             break
     return Race(curve[-1][0] / ours_s, curve[-1][1] >= ours_db - NEAR_DB, ours_db, curve)
+
+
+def nerfacto(
+    scene: scenes.Scene, ours: Row, arguments: argparse.Namespace, work: Path
+) -> list[dict[str, Any]]:
+    """What nerfacto makes of the views that gave `ours`; nothing where it cannot run, which is said."""
+    assert scene.held_out
+    ours_s, gpu = ours.scores["nerf_s"], torch.cuda.is_available()
+    try:
+        peer = recon_peer.Nerfacto(
+            scene.views,
+            scene.held_out,
+            work,
+            place=arguments.nerfstudio,
+            device="cuda" if gpu else "cpu",
+            clock=time.monotonic if gpu else cpu_seconds,
+        )
+        if gpu:
+            trained = [peer.trained(recon_peer.FULL_SCHEDULE)]
+        else:
+            budgets = arguments.peer_seconds or [times * ours_s for times in PEER_TIMES]
+            trained = [peer.budgeted(seconds) for seconds in budgets]
+    except (DependencyError, MeshError) as error:
+        print(f"nerfacto: left out, {error}", file=sys.stderr)
+        return []
+    found = []
+    for each in trained:
+        psnr_db, foreground_psnr_db = likeness(each.pictures, scene.held_out)
+        entry = {"method": recon_peer.METHOD, "device": peer.device, "iterations": each.iterations}
+        entry |= {"seconds": each.seconds, "start_s": each.start_s}
+        entry |= {"psnr_db": psnr_db, "foreground_psnr_db": foreground_psnr_db}
+        found.append(entry | {"ours_s": ours_s, "ours_db": ours.scores["psnr_db"]})
+    return found
+
+
+def peer_told(entry: Mapping[str, Any]) -> str:
+    """A line of Markdown under the table."""
+    return (
+        "\n{method} on the same views ({device}): {iterations} iterations in {seconds:.1f} s, "
+        "{psnr_db:.1f} dB, foreground {foreground_psnr_db:.1f} dB; ours: {ours_s:.1f} s, {ours_db:.1f} dB"
+    ).format(**entry)
 
 
 class PlainNerf:

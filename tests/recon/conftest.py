@@ -1,4 +1,8 @@
-"""Shapes for the tests of recon."""
+"""Shapes for the tests of recon, and the programs of nerfstudio."""
+
+import shlex
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,3 +51,22 @@ def coloured_cube():
 def colour_of_side():
     """The colour in [0, 255] of a side of `coloured_cube`, by its outward direction."""
     return lambda direction: FACE_COLOURS[tuple(round(x) for x in direction)]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory) -> Path:
+    """A folder with stand-ins for the programs of nerfstudio, and the mesh they make: a ball, inside out."""
+    folder = tmp_path_factory.mktemp("bin")
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    ball.invert()
+    ball.export(folder / "mesh.ply")
+    ball.update_faces(np.zeros(len(ball.faces), bool))
+    ball.export(folder / "empty.ply")
+    source = Path(__file__).with_name("fake_nerfstudio.py").read_text()
+    for name in ("ns-train", "ns-export", "ns-render"):
+        script = folder / f"{name}.py"
+        script.write_text(source)
+        start = shlex.join([sys.executable, str(script)])  # a shebang cannot hold a path with a space
+        (folder / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder

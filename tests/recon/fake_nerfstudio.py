@@ -1,7 +1,7 @@
-"""A stand-in for the two programs of nerfstudio 1.1.5: takes their arguments only, and leaves their files.
+"""A stand-in for the programs of nerfstudio 1.1.5: takes their arguments only, and leaves their files.
 
-Its mesh is the file mesh.ply beside it. NS_FAKE in the environment makes it fail ("crash"), stop early
-("stop") or find nothing ("empty").
+Its mesh is the file mesh.ply beside it, its renderings are the pictures of the dataset's test split. NS_FAKE
+in the environment makes it fail ("crash"), stop early ("stop") or find nothing ("empty").
 """
 
 import argparse
@@ -11,7 +11,20 @@ import shutil
 import sys
 from pathlib import Path
 
-MODEL = ("near-plane", "far-plane", "background-color", "disable-scene-contraction", "camera-optimizer.mode")
+MODEL = (
+    "near-plane",
+    "far-plane",
+    "background-color",
+    "disable-scene-contraction",
+    "camera-optimizer.mode",
+    "proposal-initial-sampler",
+    "use-appearance-embedding",
+    "num-proposal-samples-per-ray",
+    "num-nerf-samples-per-ray",
+    "log2-hashmap-size",
+    "num-levels",
+    "max-res",
+)
 TRAIN = (
     "output-dir",
     "experiment-name",
@@ -20,7 +33,11 @@ TRAIN = (
     "machine.device-type",
     "max-num-iterations",
     "load-dir",
+    "steps-per-eval-batch",
+    "steps-per-eval-image",
+    "pipeline.datamanager.train-num-rays-per-batch",
 )
+NUMBERS = {"bounding-box-min": 3, "bounding-box-max": 3, "pipeline.model.num-proposal-samples-per-ray": 2}
 DATA = ("data", "eval-mode", "orientation-method", "center-method", "auto-scale-poses")
 
 
@@ -28,7 +45,7 @@ def parsed(arguments, names):
     """Flags given, as a dictionary; argparse ends with 2 for any other, as tyro does."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in names:
-        parser.add_argument(f"--{name}", nargs=3 if name.startswith("bounding") else None)
+        parser.add_argument(f"--{name}", nargs=NUMBERS.get(name))
     return vars(parser.parse_args(arguments))
 
 
@@ -68,7 +85,20 @@ def export(arguments):
     shutil.copyfile(Path(__file__).with_name(mesh), folder / name)
 
 
+def render(arguments):
+    """Write the pictures of the test split, by their names."""
+    kind, *rest = arguments
+    names = ("load-config", "output-path", "split", "rendered-output-names", "image-format")
+    given = parsed(rest, names)
+    assert (kind, given["split"], given["image_format"]) == ("dataset", "test", "png")
+    data = Path(json.loads(Path(given["load_config"]).read_text())["data"])
+    folder = Path(given["output_path"], "test", given["rendered_output_names"])
+    folder.mkdir(parents=True)
+    for name in json.loads((data / "transforms.json").read_text())["test_filenames"]:
+        shutil.copyfile(data / name, folder / Path(name).name)
+
+
 if __name__ == "__main__":
     if os.environ.get("NS_FAKE") == "crash":
         sys.exit("Traceback (most recent call last):\nRuntimeError: CUDA out of memory")
-    {"ns-train": train, "ns-export": export}[Path(sys.argv[0]).stem](sys.argv[1:])
+    {"ns-train": train, "ns-export": export, "ns-render": render}[Path(sys.argv[0]).stem](sys.argv[1:])

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +14,6 @@ from svd3d.errors import ConfigError, DependencyError, MeshError, OutputError
 from svd3d.sample import Sample
 
 SHIFT = np.array([5.0, -2.0, 1.0])
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> Path:
-    """A folder with the stand-ins for both programs, and the mesh that they make: a ball, inside out."""
-    folder = tmp_path_factory.mktemp("bin")
-    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
-    ball.invert()
-    ball.export(folder / "mesh.ply")
-    ball.update_faces(np.zeros(len(ball.faces), bool))
-    ball.export(folder / "empty.ply")
-    source = Path(__file__).with_name("fake_nerfstudio.py").read_text()
-    for name in ("ns-train", "ns-export"):
-        script = folder / f"{name}.py"
-        script.write_text(source)
-        start = shlex.join([sys.executable, str(script)])  # a shebang cannot hold a path with a space
-        (folder / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
-        (folder / name).chmod(0o755)
-    return folder
 
 
 @pytest.fixture(scope="module")
