@@ -51,6 +51,7 @@ SMOOTHING = 8
 RATE, LAST_RATE = 0.05, 0.1
 """Step of the vertex that moves most, in lengths of an edge, and the part of it that is left at the end."""
 RATE_COLOUR = 0.02
+"""Of the colours of vertices, in [0, 1], for Adam."""
 BETA = 0.9
 """Of the mean of gradients."""
 
