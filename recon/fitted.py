@@ -60,7 +60,8 @@ def shape(
 ) -> Shape:
     """The surface of a density field or of a signed distance, whichever agrees better with the silhouettes.
 
-    Method `nerf` fits a distance only where the views disagree, `sdf` always, and keeps it.
+    Method `nerf` fits a distance only where the views disagree, `sdf` always, and keeps the better of its two
+    surfaces.
     """
     device = device_of(device)
     unfinished = work / "unfinished" if work else None
@@ -103,11 +104,11 @@ def shape(
                 tell=log.info,
                 state=unfinished / "sdf.safetensors" if unfinished else None,
             )
-            level = levels.choose(refined.volume, fit.images[..., 3], views.cameras, device=device)
-            candidates["sdf"] = Candidate(refined.volume, level)
-    chosen = max(candidates, key=lambda name: candidates[name].level.iou)
-    if method == "sdf":
-        chosen = "sdf"
+            for name, volume in {"sdf": refined.volume, "sdf-nearest": refined.nearest}.items():
+                level = levels.choose(volume, fit.images[..., 3], views.cameras, device=device)
+                candidates[name] = Candidate(volume, level)
+    allowed = [name for name in candidates if method == "nerf" or name != "density"]
+    chosen = max(allowed, key=lambda name: candidates[name].level.iou)
     with watch("mesh"):
         closed = candidates[chosen].mesh(faces=faces)
     if unfinished:

@@ -7,6 +7,10 @@ surface.
 
 Distances are in voxels, positive outside. Between rounds they are measured anew, which keeps their slope at 1
 (what an eikonal loss is for) and moves the band of voxels that hold one along with the surface.
+
+Where an object has one colour its surface could lie anywhere behind the outlines, and sinks; a small pull
+towards the cameras holds it, but swells what is textured weakly. So the last round is done both ways, and
+the caller chooses by the silhouettes.
 """
 
 import dataclasses
@@ -36,8 +40,11 @@ log = logging.getLogger(__name__)
 
 OUTSIDE, INSIDE = 4, 3
 """Voxels on both sides of the surface that hold a distance; in one round it can move no further."""
-ROUNDS, ITERATIONS, RAYS = 2, 120, 2048
-"""Rounds, iterations of each, and rays of each iteration."""
+ROUNDS = ((0.0, 0.5, False), (0.5, 1.0, False), (0.5, 1.0, True))
+"""The part of the fit at which a round begins and ends, and whether it pulls the surface nearer. Both last
+rounds go on from the first."""
+ITERATIONS, RAYS = 120, 2048
+"""Iterations of a round, and rays of each."""
 STEP = 0.5
 """Of the samples along a ray, in voxels."""
 SHARPNESS = (1.5, 5.0)
@@ -48,9 +55,8 @@ RATE_DISTANCE, RATE_COLOUR = 0.05, 0.1
 """Learning rates, in voxels and in logits."""
 STIFFNESS, RELAXED_EVERY = 0.012, 2
 """Part of the bending (Laplacian of the Laplacian) that is taken off the distance, and how often."""
-NEARER = (1e-3, 3e-5)
-"""First and last loss per voxel by which a ray ends farther back: where the colour is flat, a surface could
-lie anywhere behind the outlines, and without this it sinks."""
+NEARER = (3e-3, 3e-5)
+"""First and last loss per voxel by which a ray ends farther back, in the round that pulls."""
 DARK = 1e-4
 """Samples of less weight have no colour."""
 
@@ -61,8 +67,10 @@ class Refined:
 
     volume: Volume
     """0.5 on the surface; 1 and 0 are OUTSIDE voxels away from it."""
+    nearest: Volume
+    """The same of the surface that was pulled towards the cameras."""
     psnr_db: float
-    """Of the last rays, premultiplied RGBA."""
+    """Of the last rays of `volume`, premultiplied RGBA."""
 
 
 def fit(
@@ -86,42 +94,48 @@ def fit(
     premultiplied[..., :3] *= premultiplied[..., 3:]
     scene = _Scene(torch.from_numpy(premultiplied).to(device), *(each.to(device) for each in rays(cameras)))
     distances, colour = _distance_field(start, level), np.zeros((*start.values.shape, 3), np.float32)
-    settings = [seed, level, ROUNDS, ITERATIONS, RAYS]
+    settings = [seed, level, ROUNDS, ITERATIONS, RAYS, NEARER]
     unfinished = Unfinished.of(state, settings, images, cameras.camera_to_world, start.values)
-    done = _Done.restored(unfinished) or _Done(0, 0.0, distances.values, colour)
-    while done.rounds < ROUNDS:
-        number = done.rounds + 1
-        volume = dataclasses.replace(distances, values=done.distance)
-        band = _Band.around(volume, done.colour, scene)
-        psnr_db = band.optimise(scene, seed=seed, part=(done.rounds / ROUNDS, number / ROUNDS))
-        tell(f"signed distance: round {number} of {ROUNDS}, {psnr_db:.1f} dB")
-        done = _Done(number, psnr_db, _distance_field(band.occupancy(volume), 0.5).values, band.colours())
-        done.save(unfinished)
-    return Refined(_occupancy(dataclasses.replace(distances, values=done.distance)), done.psnr_db)
+    done = _Round.restored(unfinished)
+    for number, (begin, end, pull) in list(enumerate(ROUNDS))[len(done) :]:
+        before = done[0] if done else _Round(distances.values, colour, 0.0)
+        volume = dataclasses.replace(distances, values=before.distance)
+        band = _Band.around(volume, before.colour, scene)
+        psnr_db = band.optimise(scene, seed=seed, part=(begin, end), nearer=NEARER if pull else None)
+        tell(f"signed distance: round {number + 1} of {len(ROUNDS)}, {psnr_db:.1f} dB")
+        distance = _distance_field(band.occupancy(volume), 0.5).values
+        done.append(_Round(distance, band.colours(), psnr_db))
+        _Round.save(done, unfinished)
+    plain, nearest = (_occupancy(dataclasses.replace(distances, values=each.distance)) for each in done[1:])
+    return Refined(plain, nearest, done[1].psnr_db)
 
 
 @dataclass(frozen=True, eq=False)
-class _Done:
-    """The fit between rounds."""
+class _Round:
+    """What a round of the fit ends with."""
 
-    rounds: int
-    psnr_db: float
     distance: Float[np.ndarray, "x y z"]
     colour: Float[np.ndarray, "x y z 3"]
+    psnr_db: float
 
-    def save(self, unfinished: Unfinished) -> None:
+    @staticmethod
+    def save(rounds: list["_Round"], unfinished: Unfinished) -> None:
         """Keep all that `restored` needs."""
-        tensors = {name: torch.from_numpy(getattr(self, name)) for name in ("distance", "colour")}
-        unfinished.save(tensors, rounds=self.rounds, psnr_db=self.psnr_db)
+        tensors = {
+            f"{name}.{number}": torch.from_numpy(getattr(each, name))
+            for number, each in enumerate(rounds)
+            for name in ("distance", "colour")
+        }
+        unfinished.save(tensors, psnr_db=[each.psnr_db for each in rounds])
 
     @classmethod
-    def restored(cls, unfinished: Unfinished) -> "_Done | None":
-        """The fit as it was saved, if it was."""
-        found = unfinished.restored()
-        if found is None:
-            return None
-        about, saved = found
-        return cls(about["rounds"], about["psnr_db"], saved["distance"].numpy(), saved["colour"].numpy())
+    def restored(cls, unfinished: Unfinished) -> list["_Round"]:
+        """The rounds that were saved."""
+        about, saved = unfinished.restored() or ({"psnr_db": []}, {})
+        return [
+            cls(saved[f"distance.{number}"].numpy(), saved[f"colour.{number}"].numpy(), psnr_db)
+            for number, psnr_db in enumerate(about["psnr_db"])
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +175,13 @@ class _Band:
         smooth, bend = _neighbours(grid)
         return cls(grid, distance[:, None], colours, smooth, bend, *_spans(volume, grid, scene))
 
-    def optimise(self, scene: _Scene, *, seed: int, part: tuple[float, float]) -> float:
-        """Fit distance and colour in place, which is `part` of the whole fit; returns the PSNR at the end."""
+    def optimise(
+        self, scene: _Scene, *, seed: int, part: tuple[float, float], nearer: tuple[float, float] | None
+    ) -> float:
+        """Fit distance and colour in place, which is `part` of the whole fit; returns the PSNR at the end.
+
+        `nearer`: first and last loss per voxel by which a ray ends farther back.
+        """
         targets = scene.pictures.view(-1, 4)
         directions = scene.directions.view(-1, 3)
         per_view = len(targets) // len(scene.origins)
@@ -194,8 +213,10 @@ class _Band:
             ours = torch.zeros_like(targets[pixel]).index_add(0, samples.ray[lit], rgba)
             optimiser.zero_grad()
             loss = F.huber_loss(ours, targets[pixel], delta=HUBER, reduction="sum")
-            nearer = NEARER[0] * (NEARER[1] / NEARER[0]) ** progress
-            (loss + nearer * depths(weight, samples, RAYS).sum() / self.grid.voxel_size).backward()
+            if nearer is not None:
+                pull = nearer[0] * (nearer[1] / nearer[0]) ** (iteration / ITERATIONS)
+                loss = loss + pull * depths(weight, samples, RAYS).sum() / self.grid.voxel_size
+            loss.backward()
             with torch.no_grad():
                 assert self.distance.grad is not None
                 self.distance.grad = self.smooth.look_up(self.distance.grad)  # a Sobolev gradient
