@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svd3d import images, runs
+from svd3d import runs
 
 if TYPE_CHECKING:
     from svd3d.metrics.report import MetricReport
@@ -52,7 +52,7 @@ def _strip(out: Path, uid: str, title: str, folder: Path) -> str:
 
     file = Path("media") / uid / f"{title.replace(' ', '-')}.png"
     runs.output_folder(out / file.parent)
-    runs.write_file(out / file, page.strip([images.composite(inputs.read_views(folder).images)]))
+    runs.write_file(out / file, page.strip([inputs.read_views(folder).images]))
     source, text = escape(file.as_posix()), escape(title)
     return f'<tr><td>{text}</td><td><img src="{source}" alt="{text}"></td></tr>'
 

@@ -3,12 +3,15 @@
 Colours are floats in [0, 1], already over a background; masks are alphas in [0, 1]. All functions raise
 `ImageError` when the two stacks differ in shape or hold values that are not finite; nothing is clipped,
 resized or masked in silence.
+
+Two pictures that show one object on the same background agree in most pixels. Where the parts are known
+outside which they agree, these suffice: `whole` is then the height and width of the pictures.
 """
 
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from svd3d.errors import ImageError
 
@@ -22,44 +25,59 @@ _WINDOWS: dict[Window, tuple[np.ndarray, float]] = {
     "uniform": (np.full(7, 1 / 7), 49 / 48),
 }
 """Weights along one axis, and what makes the covariance of the window unbiased."""
-_BAND = 32
-"""Rows of a band matrix: few enough that it is mostly full, enough that products pay."""
+MARGIN = max(len(weights) for weights, _ in _WINDOWS.values()) - 1
+"""Pixels around all differences that parts of pictures must hold for `ssim`, where the pictures have them."""
+_BAND = 24
+"""Windows that are computed at once along an axis: few enough that they stay in the processor's cache."""
 
 
 def mse(
-    prediction: Float[np.ndarray, "v h w 3"], reference: Float[np.ndarray, "v h w 3"]
+    prediction: Float[np.ndarray, "v h w 3"],
+    reference: Float[np.ndarray, "v h w 3"],
+    *,
+    whole: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "v"]:
     """Mean squared error of each view, over pixels and channels. Squared colour, [0, 1], lower is better."""
     _check(prediction, reference)
-    pairs = zip(prediction, reference, strict=True)
-    return np.array([np.mean(np.square(one - other), dtype=np.float64) for one, other in pairs])
+    height, width = whole or reference.shape[1:3]
+    sums = []
+    for one, other in zip(prediction, reference, strict=True):
+        difference = one - other
+        sums.append(np.square(difference, out=difference).sum(dtype=np.float64))
+    return np.array(sums) / (3 * height * width)
 
 
 def psnr(
-    prediction: Float[np.ndarray, "v h w 3"], reference: Float[np.ndarray, "v h w 3"]
+    prediction: Float[np.ndarray, "v h w 3"],
+    reference: Float[np.ndarray, "v h w 3"],
+    *,
+    whole: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "v"]:
     """Peak signal-to-noise ratio of each view: 10 log10(1 / MSE). dB, [0, 100], higher is better.
 
     Identical views give 100 dB. The mean of these values is not the PSNR of the mean error.
     """
-    return _decibels(mse(prediction, reference))
+    return _decibels(mse(prediction, reference, whole=whole))
 
 
 def foreground_psnr(
     prediction: Float[np.ndarray, "v h w 3"],
     reference: Float[np.ndarray, "v h w 3"],
     mask: Float[np.ndarray, "v h w"],
+    *,
+    first_view: int = 0,
 ) -> Float[np.ndarray, "v"]:
     """PSNR over the pixels where `mask` is above 0.5. dB, [0, 100], higher is better.
 
     Unlike `psnr` it does not grow when the same object covers less of the picture. Raises `ImageError`
-    naming the view when a mask is empty.
+    naming the view, counted from `first_view`, when a mask is empty.
     """
     _check(prediction, reference)
     if mask.shape != reference.shape[:3]:
         raise ImageError(f"masks of shape {mask.shape} do not fit views of shape {reference.shape}")
     errors = []
-    for view, (one, other, inside) in enumerate(zip(prediction, reference, mask > 0.5, strict=True)):
+    views = zip(prediction, reference, mask > 0.5, strict=True)
+    for view, (one, other, inside) in enumerate(views, first_view):
         if not inside.any():
             raise ImageError(f"view {view}: the mask is empty, so foreground PSNR has no pixel to measure")
         errors.append(np.mean((one[inside].astype(np.float64) - other[inside]) ** 2))
@@ -75,8 +93,8 @@ def mask_iou(
     """
     _check(prediction, reference)
     one, other = prediction > 0.5, reference > 0.5
-    both = np.count_nonzero(one & other, axis=(1, 2))
-    either = np.count_nonzero(one | other, axis=(1, 2))
+    both = np.array([np.count_nonzero(view) for view in one & other])
+    either = np.array([np.count_nonzero(view) for view in one | other])
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 
@@ -87,6 +105,7 @@ def ssim(
     window: Window = "gaussian",
     data_range: float | None = 1.0,
     border: bool = False,
+    whole: tuple[int, int] | None = None,
 ) -> Float[np.ndarray, "v"]:
     """Structural similarity of each view (Wang et al. 2004, equation 13). [-1, 1], higher is better.
 
@@ -95,86 +114,92 @@ def ssim(
     and population covariance (scikit-image with `gaussian_weights=True, use_sample_covariance=False`), or
     `uniform` of 7 pixels with sample covariance (scikit-image's default). `data_range` None: of each view,
     the larger of the two pictures' maximum minus minimum (torchmetrics' default). torchmetrics leaves out the
-    border up to 1.4.1 and counts it since. Raises `ImageError` for pictures smaller than the window.
+    border up to 1.4.1 and counts it since. Parts of pictures need `MARGIN`. Raises `ImageError` for pictures
+    smaller than the window.
     """
     _check(prediction, reference)
     weights, unbiased = _WINDOWS[window]
-    height, width = reference.shape[1:3]
-    if min(height, width) < len(weights):
+    reach = len(weights) - 1
+    height, width = whole or reference.shape[1:3]
+    if min(height, width) <= reach:
         raise ImageError(
             f"SSIM needs at least {len(weights)} x {len(weights)} pixels, these views have {width} x "
             f"{height}; leave ssim out or use larger pictures"
         )
+    positions = height * width if border else (height - reach) * (width - reach)
     values = []
     for pair in zip(prediction, reference, strict=True):
+        x, y = (one.transpose(2, 0, 1) for one in pair)
         spread = max(float(np.ptp(one)) for one in pair) if data_range is None else data_range
-        x, y = (_reflected(one, len(weights) // 2) for one in pair) if border else pair
-        values.append(_ssim(x, y, weights=weights, unbiased=unbiased, data_range=spread))
+        c1, c2 = (0.01 * spread) ** 2, (0.03 * spread) ** 2 / unbiased
+        if border:
+            x, y = (_reflected(one, reach // 2) for one in (x, y))
+        values.append(1 - _dissimilarity(x, y, weights, c1, c2) / (3 * positions))
     return np.array(values)
 
 
-def _ssim(
-    x: Float[np.ndarray, "h w 3"],
-    y: Float[np.ndarray, "h w 3"],
-    *,
-    weights: Float[np.ndarray, "k"],
-    unbiased: float,
-    data_range: float,
-) -> float:
-    """Mean similarity over all whole windows; those that see no difference are 1 and not computed."""
-    positions = (x.shape[0] - len(weights) + 1) * (x.shape[1] - len(weights) + 1)
-    differs = (x != y).any(axis=2)
-    if not differs.any():
-        return 1.0
-    region = tuple(_reached(differs.any(axis=axis), margin=len(weights) - 1) for axis in (1, 0))
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+def _dissimilarity(
+    x: Float[np.ndarray, "3 h w"], y: Float[np.ndarray, "3 h w"], weights: Float[np.ndarray, "k"],
+    c1: float, c2: float,
+) -> float:  # fmt: skip
+    """Sum of 1 - SSIM over all whole windows; those that see no difference add nothing and are not computed.
+
+    With s = x + y and d = x - y, whose means are S and D, equation 13 needs no covariance:
+    SSIM = (S² - D² + 2 c1) (var s - var d + 2 c2) / ((S² + D² + 2 c1) (var s + var d + 2 c2)).
+    """
+    reach = len(weights) - 1
+    band = np.zeros((_BAND, _BAND + reach), x.dtype)
+    for row in range(_BAND):
+        band[row, row : row + reach + 1] = weights
+    # Variances are taken relative to the corner, which is background: there, rounding would drown them.
+    corner = 2 * y[:, :1, :1]
     lost = 0.0
-    for channel in range(3):
-        # Relative to the corner, which is background: there, rounding would drown the variance.
-        corner = y[0, 0, channel]
-        one, other = (np.ascontiguousarray(image[region][..., channel]) - corner for image in (x, y))
-        planes = np.stack([one, other, one * one + other * other, one * other])
-        mean_x, mean_y, mean_squares, mean_product = _window_means(planes, weights)
-        covariance = unbiased * (mean_product - mean_x * mean_y)
-        variances = unbiased * (mean_squares - (mean_x**2 + mean_y**2))
-        mean_x += corner
-        mean_y += corner
-        similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-        similarity /= (mean_x**2 + mean_y**2 + c1) * (variances + c2)
-        lost += float((1 - similarity).sum(dtype=np.float64))
-    return 1 - lost / (3 * positions)
+    for top in range(0, x.shape[1] - reach, _BAND):
+        one, other = (image[:, top : top + _BAND + reach] for image in (x, y))
+        differs = np.flatnonzero((one != other).any(axis=(0, 1)))
+        if len(differs):
+            seen = slice(max(differs[0] - reach, 0), differs[-1] + reach + 1)
+            one, other = one[..., seen], other[..., seen]
+            planes = np.empty((2, 2, *one.shape), x.dtype)
+            np.add(one, other, out=planes[0, 0])
+            np.subtract(one, other, out=planes[0, 1])
+            planes[0, 0] -= corner
+            np.square(planes[0], out=planes[1])
+            means, variances = _window_means(planes, band)
+            variances -= np.square(means)
+            means[0] += corner
+            (s, d), (var_s, var_d) = np.square(means, out=means), variances
+            s += 2 * c1
+            var_s += 2 * c2
+            similarity = s - d
+            similarity *= var_s - var_d
+            s += d
+            s *= var_s + var_d
+            similarity /= s
+            lost += similarity.size - float(similarity.sum(dtype=np.float64))
+    return lost
 
 
-def _reflected(image: Float[np.ndarray, "h w 3"], reach: int) -> Float[np.ndarray, "hh ww 3"]:
-    return np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
-
-
-def _reached(differs: Bool[np.ndarray, "n"], *, margin: int) -> slice:
-    """The part of an axis that whole windows over any difference see."""
-    first, last = np.flatnonzero(differs)[[0, -1]]
-    return slice(max(int(first) - margin, 0), int(last) + margin + 1)
+def _reflected(image: Float[np.ndarray, "3 h w"], reach: int) -> Float[np.ndarray, "3 hh ww"]:
+    return np.pad(image, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
 
 
 def _window_means(
-    planes: Float[np.ndarray, "*planes h w"], weights: Float[np.ndarray, "k"]
+    planes: Float[np.ndarray, "*planes h w"], band: Float[np.ndarray, "n m"]
 ) -> Float[np.ndarray, "*planes hh ww"]:
-    """Weighted mean of every whole window, along one axis and then the other.
+    """Weighted mean of every whole window, along columns and then along rows.
 
-    As products with small band matrices, because matrix products are what the processor does fastest.
+    As products with a small band matrix, because matrix products are what the processor does fastest.
     """
-    size = len(weights) - 1
-    band = np.zeros((_BAND, _BAND + size), planes.dtype)
-    for row in range(_BAND):
-        band[row, row : row + size + 1] = weights
-    for _ in range(2):
-        count = planes.shape[-2] - size
-        means = np.empty((*planes.shape[:-2], count, planes.shape[-1]), planes.dtype)
-        for top in range(0, count, _BAND):
-            rows = min(_BAND, count - top)
-            part = planes[..., top : top + rows + size, :]
-            np.matmul(band[:rows, : rows + size], part, out=means[..., top : top + rows, :])
-        planes = np.ascontiguousarray(means.swapaxes(-1, -2))
-    return planes
+    *outer, height, width = planes.shape
+    size = band.shape[1] - band.shape[0]
+    down = (band[: height - size, :height] @ planes).reshape(-1, width)
+    means = np.empty((len(down), width - size), planes.dtype)
+    for left in range(0, width - size, len(band)):
+        part = down[:, left : left + band.shape[1]]
+        across = band[: part.shape[1] - size, : part.shape[1]].T
+        np.matmul(part, across, out=means[:, left : left + len(band)])
+    return means.reshape(*outer, height - size, width - size)
 
 
 def _decibels(errors: Float[np.ndarray, "v"]) -> Float[np.ndarray, "v"]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from svd3d import images as pictures
@@ -33,16 +33,19 @@ code { font-size: 90%; overflow-wrap: anywhere; }
 """
 
 
-def strip(stacks: Sequence[Float[np.ndarray, "v h w 3"]]) -> bytes:
-    """A PNG with one row per stack of views, the same few views in each."""
+def strip(stacks: Sequence[UInt8[np.ndarray, "v h w 4"]]) -> bytes:
+    """A PNG with one row per stack of views, the same few views in each, over white."""
     return stacked([thumbnails(stack) for stack in stacks])
 
 
-def thumbnails(views: Float[np.ndarray, "v h w 3"]) -> UInt8[np.ndarray, "t _w 3"]:
+def thumbnails(
+    views: UInt8[np.ndarray, "v h w 4"], *, background: tuple[float, float, float] = pictures.WHITE
+) -> UInt8[np.ndarray, "t _w 3"]:
     """A few of the views, evenly chosen, small and side by side."""
     count = len(views)
     chosen = sorted({round(i * (count - 1) / max(STRIP_VIEWS - 1, 1)) for i in range(STRIP_VIEWS)})
-    return np.concatenate([_thumbnail(views[view]) for view in chosen], axis=1)
+    row = np.concatenate([_thumbnail(views[view]) for view in chosen], axis=1)
+    return pictures.to_uint8(pictures.composite(row, background=background))
 
 
 def stacked(rows: Sequence[UInt8[np.ndarray, "t w 3"]]) -> bytes:
@@ -146,8 +149,8 @@ def _list(items: Iterable[tuple[str, str]]) -> str:
     return "<ul>" + "".join(entries) + "</ul>"
 
 
-def _thumbnail(view: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "t _w 3"]:
+def _thumbnail(view: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "t _w 4"]:
     width = max(1, round(view.shape[1] * THUMBNAIL / view.shape[0]))
     step = max(1, view.shape[0] // (2 * THUMBNAIL))  # large views give pixels enough
-    picture = Image.fromarray(pictures.to_uint8(view[::step, ::step]))
-    return np.asarray(picture.resize((width, THUMBNAIL), Image.Resampling.LANCZOS))
+    picture = Image.fromarray(np.ascontiguousarray(view[::step, ::step]))
+    return np.asarray(picture.resize((width, THUMBNAIL), Image.Resampling.HAMMING))

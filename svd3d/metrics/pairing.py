@@ -41,7 +41,7 @@ class Views:
     @property
     def opaque(self) -> bool:
         """Whether no pixel is transparent, so that the pictures say nothing about the outline."""
-        return bool(self.images[..., 3].min() == 255)
+        return all(image[..., 3].min() == 255 for image in self.images)
 
 
 def check_pair(prediction: Views, reference: Views, protocol: Protocol, *, where: str) -> None:
@@ -111,11 +111,23 @@ def colours(images: UInt8[np.ndarray, "v h w 4"], protocol: Protocol) -> Float[n
     drawn = np.empty((count, 3, height, width), np.float32)
     background = np.asarray(protocol.background, np.float32)[:, None, None]
     for view, image in enumerate(images):
-        planes = pictures.to_float(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        weight = planes[3:] if protocol.soft_edges == "blended" else (planes[3:] > 0).astype(np.float32)
-        np.multiply(planes[:3], weight, out=drawn[view])
-        drawn[view] += background * (1 - weight)
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+        weight = planes[3] / np.float32(255) if protocol.soft_edges == "blended" else planes[3] > 0
+        np.subtract(planes[:3], 255 * background, out=drawn[view])
+        drawn[view] *= weight / np.float32(255)
+        drawn[view] += background
     return drawn.transpose(0, 2, 3, 1)
+
+
+def part_that_shows(*images: UInt8[np.ndarray, "h w 4"], margin: int) -> tuple[slice, slice]:
+    """Rows and columns outside which all pictures are background, and `margin` more where there are any."""
+    height, width = images[0].shape[:2]
+    boxes = [Image.fromarray(image).getbbox() or (0, 0, 1, 1) for image in images]
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return (
+        slice(max(min(top) - margin, 0), min(max(bottom) + margin, height)),
+        slice(max(min(left) - margin, 0), min(max(right) + margin, width)),
+    )
 
 
 def azimuths_deg(cameras: Cameras) -> Float[np.ndarray, "v"]:

@@ -1,5 +1,6 @@
 """Image metrics against closed forms, two libraries, and laws that hold for all pictures."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -139,8 +140,8 @@ def test_what_cannot_be_compared_is_refused():
     broken[1, 3, 3] = np.nan
     with pytest.raises(ImageError, match="prediction: view 1"):
         metrics.ssim(broken, views(0))
-    with pytest.raises(ImageError, match="view 0: the mask is empty"):
-        metrics.foreground_psnr(views(0), views(0), np.zeros((2, 24, 24)))
+    with pytest.raises(ImageError, match="view 7: the mask is empty"):
+        metrics.foreground_psnr(views(0), views(0), np.zeros((2, 24, 24)), first_view=7)
 
 
 def by_torchmetrics(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,3 +194,26 @@ def test_ssim_of_a_difference_anywhere_counts_every_window(seed, top, left, side
     assert metrics.ssim(prediction, reference, data_range=None, border=border) == pytest.approx(
         expected, abs=1e-7
     )
+
+
+@fast
+@given(seeds, st.integers(0, 39), st.integers(0, 39), st.integers(1, 12))
+def test_parts_that_hold_all_differences_give_the_values_of_the_whole(seed, top, left, side):
+    """Wherever the object lies: in a corner, at an edge, away from both."""
+    reference, prediction = np.ones((2, 1, 40, 48, 3), np.float32)
+    place = np.s_[:, top : top + side, left : left + side]
+    shape = reference[place].shape
+    rng = np.random.default_rng(seed)
+    reference[place], prediction[place] = rng.random(shape), rng.random(shape)
+    margin = metrics.MARGIN
+    part = np.s_[:, max(top - margin, 0) : top + side + margin, max(left - margin, 0) : left + side + margin]
+    for measure in (
+        metrics.mse,
+        metrics.psnr,
+        metrics.ssim,
+        functools.partial(metrics.ssim, window="uniform"),
+        functools.partial(metrics.ssim, data_range=None),
+        functools.partial(metrics.ssim, data_range=None, border=True),
+    ):
+        whole = measure(prediction, reference)
+        assert measure(prediction[part], reference[part], whole=(40, 48)) == pytest.approx(whole, abs=1e-7)

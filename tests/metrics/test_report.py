@@ -258,9 +258,21 @@ def test_time_and_memory_stand_beside_the_figures_and_not_in_the_json():
     assert "12.5" not in json.dumps(scores.to_json())
 
 
+def test_thumbnails_are_a_few_of_the_views_over_the_background():
+    views = np.zeros((21, 3 * page.THUMBNAIL, 2 * page.THUMBNAIL, 4), np.uint8)
+    views[..., 0] = 10 * np.arange(21)[:, None, None]
+    views[:, : views.shape[1] // 2, :, 3] = 255  # the lower half is transparent
+    row = page.thumbnails(views, background=(0.0, 1.0, 0.0))
+    width = round(page.THUMBNAIL * 2 / 3)
+    assert row.shape == (page.THUMBNAIL, page.STRIP_VIEWS * width, 3)
+    middles = row[:, width // 2 :: width]
+    assert middles[10, :, 0].tolist() == [0, 30, 70, 100, 130, 170, 200]
+    assert (middles[-10] == (0, 255, 0)).all()
+
+
 def test_names_cannot_break_the_page_or_the_table():
     name = "<script>alert(1)</script>|x"
-    picture = page.strip([np.zeros((2, 8, 8, 3), np.float32)] * 2)
+    picture = page.strip([np.zeros((2, 8, 8, 4), np.uint8)] * 2)
     scores = report.summarize(
         [Row(name, name, view, "psnr", 1.0) for view in range(2)], VIEWS,
         strips={name: picture}, strip_rows=(name,), digests={name: "0"}, not_computed={name: name},

@@ -13,7 +13,8 @@ from skimage.metrics import structural_similarity
 from svd3d import images as pictures
 from svd3d.cameras import Orbit
 from svd3d.errors import ConfigError, DependencyError, ImageError, SampleError
-from svd3d.metrics import baselines, inputs, protocols, scoring, semantic, tables
+from svd3d.metrics import baselines, inputs, pairing, protocols, scoring, semantic, tables
+from svd3d.metrics import images as measures
 from svd3d.metrics.baselines import TrainingViews
 from svd3d.metrics.pairing import Views
 from svd3d.metrics.report import Row
@@ -212,6 +213,35 @@ def test_views_that_are_identical_are_told_because_they_lift_a_mean_of_decibels(
     notes = scores.protocol["measured"]["notes"]
     assert "input-copied: views identical to the reference, which count as 100 dB: 1" in notes
     assert "ours: views identical to the reference, which count as 100 dB: 21" in notes
+
+
+@pytest.mark.parametrize("name", ["views", "eschernet"])
+def test_what_lies_under_no_alpha_at_all_changes_nothing(name):
+    """Values come from the parts of the pictures that show something; a view may show nothing."""
+    protocol = dataclasses.replace(
+        protocols.get(name), size=None, num_views=None, views=None, background=(0.2, 0.5, 1.0)
+    )
+    reference, prediction = np.zeros((2, 4, 64, 56, 4), np.uint8)
+    reference[:3, :24, 30:54], prediction[:3, 2:26, 31:55] = (
+        soft_views(seed, count=3, size=24) for seed in (1, 2)
+    )
+    metrics = ("psnr", "ssim", "ssim-with-border", "mse", "mask-iou")
+    rows = evaluate_views(Views(prediction), Views(reference), protocol, metrics)
+    x, y = (pairing.colours(views, protocol) for views in (prediction, reference))
+    window = "uniform" if protocol.ssim == "uniform" else "gaussian"
+    assert values(rows, "psnr") == pytest.approx(measures.psnr(x, y), abs=1e-6)
+    assert values(rows, "mse") == pytest.approx(measures.mse(x, y), abs=1e-9)
+    assert values(rows, "ssim") == pytest.approx(measures.ssim(x, y, window=window), abs=1e-6)
+    border = measures.ssim(x, y, data_range=None, border=True)
+    assert values(rows, "ssim-with-border") == pytest.approx(border, abs=1e-6)
+    alphas = (views[..., 3] / 255 for views in (prediction, reference))
+    assert values(rows, "mask-iou") == pytest.approx(measures.mask_iou(*alphas))
+    assert [row.value for row in rows if row.view == 3] == [100, 1, 1, 0, 1]
+    noise = np.random.default_rng(0).integers(0, 256, prediction.shape).astype(np.uint8)
+    prediction[..., :3] = np.where(prediction[..., 3:] > 0, prediction[..., :3], noise[..., :3])
+    assert evaluate_views(Views(prediction), Views(reference), protocol, metrics) == rows
+    with pytest.raises(ImageError, match="object: prediction: view 3: the mask is empty"):
+        evaluate_views(Views(prediction), Views(reference), protocol, ["foreground-psnr"])
 
 
 def test_the_worst_and_the_best_objects_are_shown_in_order():
