@@ -38,7 +38,7 @@ ITERATIONS = 200
 """Of each level."""
 REPORTS = 4
 """How often a level says where it is, keeps its best state and can be resumed from."""
-RAYS = 3072
+RAYS = 2816
 """Of one iteration."""
 STEP = 1.0
 """Along a ray, in voxels."""

@@ -42,6 +42,7 @@ from svd3d.data import latents as shards
 from svd3d.data.dataset import Batches, Draws, Part, collate
 from svd3d.data.latents import Latents
 from svd3d.errors import CheckpointError, ConfigError, DependencyError, Svd3dError, TrainingError
+from svd3d.images import to_uint8
 from svd3d.metrics import images as metrics
 from svd3d.metrics import page as strips
 from svd3d.metrics import semantic
@@ -391,7 +392,12 @@ def validate_views(
     if not pairs:
         return None
     if accelerator.is_main_process:
-        rows = [stack for painted, true in pairs for stack in (true, painted)]
+        opaque = [(0, 0), (0, 0), (0, 0), (0, 1)]
+        rows = [
+            np.pad(to_uint8(stack), opaque, constant_values=255)
+            for painted, true in pairs
+            for stack in (true, painted)
+        ]
         runs.output_folder(config.out / saving.VALIDATION)
         runs.write_file(config.out / saving.VALIDATION / f"step-{step}.png", strips.strip(rows))
     scores = {

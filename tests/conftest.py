@@ -1,6 +1,7 @@
 """Set-up and fixtures for all tests: checked shapes, one thread, an orbit, samples by a small ray caster."""
 
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it loads: small tensors hate threads
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else the hub's library asks six times, over 23 seconds
 
 import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+from jaxtyping._import_hook import _JaxtypingLoader
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +23,11 @@ ROOT = Path(__file__).parents[1]
 # beartype, and without the numeric tower `elevation_deg=10` would be refused because 10 is an int.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook(["svd3d", "render", "recon"], CHECKER)
+
+# While one of our modules runs, jaxtyping 0.3.11 looks for compiled files under another name, so
+# that all it imports, such as torch, is compiled anew: 10 s. Here this is so only for our own modules.
+_JaxtypingLoader.exec_module = importlib.machinery.SourceFileLoader.exec_module
+_JaxtypingLoader.get_code = lambda self, name: self.source_to_code(self.get_data(self.path), self.path)
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("ci", parent=hypothesis.settings.get_profile("dev"), derandomize=True)

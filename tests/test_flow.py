@@ -4,11 +4,14 @@ import html
 import json
 import re
 import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trimesh
 
+from recon.config import ReconConfig
 from svd3d import cli, sample
 from svd3d.model import tiny
 
@@ -25,6 +28,23 @@ def run(*words: object) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.main([str(word) for word in words])
     return int(ended.value.code or 0)
+
+
+@dataclass(frozen=True)
+class Coarse(ReconConfig):
+    """Other defaults, for meshes in a second each."""
+
+    resolution: int = 64
+    faces: int = 4000
+    texture_size: int = 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_meshes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("recon.run", "recon.config"):  # in this order: the former imports from the latter
+            patch.setattr(f"{module}.ReconConfig", Coarse)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from svd3d.data.latents import Encoders, Info, Latents, Row, Shape
 from svd3d.data.shards import read_shards, write_index, write_shard
 from svd3d.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
 from svd3d.metrics import semantic
-from svd3d.model import checkpoints, edm, learner, memory, saving, tiny
+from svd3d.model import checkpoints, conditioning, edm, learner, memory, saving, tiny
 from svd3d.model import lora as adapters
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import TrainConfig
@@ -235,6 +235,30 @@ def test_each_sample_has_its_own_conditions_and_nothing_is_edited(config, data):
     torch.testing.assert_close(network.time, 0.25 * sigma.log())
     for view in range(VIEWS):  # the condition as it was cached: not scaled, and no noise added
         torch.testing.assert_close(network.sample[:, view, CHANNELS:], batch["cond_latents"], rtol=0, atol=0)
+
+
+def test_captures_train_among_orbits_and_teach_the_elevation_nothing(config, data, model, monkeypatch):
+    """Of a capture no elevation is known: its columns get the gradient of the orbits in the batch alone."""
+    network = checkpoints.from_folder(model).network("unet")
+    network = conditioning.prepare(network, "svd-mv")
+    columns, batch = network.add_embedding.linear_1.weight, batch_of(data, 4)
+
+    def gradient(chosen):
+        network.zero_grad()
+        some = {name: each[chosen] for name, each in batch.items() if isinstance(each, torch.Tensor)}
+        loss, _ = train.losses(network, "svd-mv", some, config)
+        loss.sum().backward()
+        assert loss.isfinite().all()
+        return columns.grad[:, 96:].clone()
+
+    alone = gradient([0, 1])
+    for name in ("elevations_deg", "azimuths_deg"):
+        batch[name] = batch[name].clone()
+        batch[name][2:] = math.nan
+    mixed = gradient([0, 1, 2, 3])
+    assert alone.any()
+    torch.testing.assert_close(mixed, alone, rtol=1e-3, atol=1e-6)
+    assert not gradient([2, 3]).any()
 
 
 def test_drop_outs_are_drawn_per_sample_and_independently(config, data):
@@ -469,7 +493,8 @@ def test_an_interruption_saves_first_and_resumes_exactly(config, tmp_path, monke
 
 def test_held_out_objects_are_judged_with_the_average_and_the_same_noise(config):
     share = 0.5
-    steps = trained(config, held_out=share, validation_steps=2, learning_rate=1e-12)
+    plan = dataclasses.replace(config, held_out=share, validation_steps=2, validation_objects=0)
+    steps = trained(plan, learning_rate=1e-12)
     found = [step.validation_loss for step in steps]
     assert (found[0], found[2]) == (None, None)
     assert found[1] == pytest.approx(found[3], rel=1e-5)  # nothing was learned, so nothing may change
