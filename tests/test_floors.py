@@ -26,7 +26,18 @@ SVD3D = {
     ),
     "stages": ("cache", "convert", "train", "proof", "generate", "evaluate", "curate", "video"),
     "workers": ("data", "model", "metrics", "tracking", "curation", "cutout"),
-    "ground": ("__init__", "errors", "console", "config", "runs", "cameras", "images", "sample", "settings"),
+    "ground": (
+        "__init__",
+        "errors",
+        "console",
+        "config",
+        "runs",
+        "hub",
+        "cameras",
+        "images",
+        "sample",
+        "settings",
+    ),
 }
 TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "torchmetrics", "lpips"}
 BLENDER = {"bpy", "bmesh", "mathutils"}

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import shlex
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from svd3d import runs
+from svd3d import hub, runs
 from svd3d.errors import ConfigError, DependencyError, ImageError, require
 
 PIXELS_AT_ONCE = 2**20
@@ -73,8 +72,6 @@ PATCHES = {"clip-s-b32": 32, "clip-s-l14": 14}
 """Pixels across a patch, by which the two CLIPs are told apart."""
 METRICS = (*BACKBONES, *PATCHES)
 """All metrics of this module."""
-REVISIONS = {"openai/clip-vit-base-patch32": "refs/pr/15"}
-"""Where the hub's own safetensors conversion lies, of repositories whose main branch holds a pickle."""
 CLIP_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
@@ -186,7 +183,7 @@ def _clip(metric: str, networks: Networks) -> Measure:
     import safetensors.torch  # transformers brings it
 
     source = networks.clip_b32 if metric == "clip-s-b32" else networks.clip_l14
-    folder = _clip_folder(metric, source)
+    folder = hub.cached(source, files=CLIP_FILES, what=metric, extra="metrics")
     try:
         preparation = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         mean, std = preparation["image_mean"], preparation["image_std"]
@@ -217,26 +214,6 @@ def _clip(metric: str, networks: Networks) -> Measure:
         "versions": _versions("transformers", "torch"),
     }
     return Measure(metric, facts, 1, embedder.cosine)
-
-
-def _clip_folder(metric: str, source: str) -> Path:
-    """A folder with `CLIP_FILES`: the one given, or that of a hub id in the hub's cache."""
-    folder, revision = Path(source), REVISIONS.get(source)
-    remedy = f"pass a folder with {', '.join(CLIP_FILES)}"
-    if not folder.is_dir():
-        hub = require("huggingface_hub", extra="metrics", reason=metric)
-        fetch = ["hf", "download", source, *CLIP_FILES, *(["--revision", revision] if revision else [])]
-        remedy += f", or fetch a hub id with: {shlex.join(fetch)}"
-        try:
-            folder = Path(hub.snapshot_download(source, revision=revision, local_files_only=True))
-        except (OSError, ValueError) as error:
-            raise DependencyError(
-                f"{metric}: {source} is neither a folder nor in the cache of the hub; {remedy}"
-            ) from error
-    for name in CLIP_FILES:
-        if not (folder / name).is_file():
-            raise DependencyError(f"{metric}: {folder} holds no {name}; {remedy}")
-    return folder
 
 
 class _Embedder:

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from svd3d import hub
 from svd3d import images as pictures
 from svd3d.errors import ConfigError, DependencyError, ImageError
 from svd3d.metrics import catalog, images, semantic
@@ -33,6 +34,9 @@ transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
 
 FILES = " ".join(semantic.CLIP_FILES)
+INCLUDE = " ".join(
+    f"--include {name}" for name in ("'*.json'", "'*.safetensors'", "'*.txt'", "'*.model'", "'*.jinja'")
+)
 HAS_LPIPS = all(importlib.util.find_spec(name) for name in ("lpips", "torchvision"))
 needs_lpips = pytest.mark.skipif(not HAS_LPIPS, reason="needs the packages lpips and torchvision")
 
@@ -185,8 +189,8 @@ def _no_network(monkeypatch):
 @pytest.mark.parametrize(
     ("metric", "command"),
     [
-        ("clip-s-b32", f"hf download openai/clip-vit-base-patch32 {FILES} --revision refs/pr/15"),
-        ("clip-s-l14", f"hf download openai/clip-vit-large-patch14 {FILES}"),
+        ("clip-s-b32", f"hf download openai/clip-vit-base-patch32 --revision refs/pr/15 {INCLUDE}"),
+        ("clip-s-l14", f"hf download openai/clip-vit-large-patch14 {INCLUDE}"),
     ],
 )
 def test_a_hub_id_that_is_not_here_is_named_with_the_way_to_get_it(metric, command):
@@ -205,7 +209,7 @@ def test_a_model_of_the_cache_needs_no_network(monkeypatch, hub_cache, clip_fold
     monkeypatch.setitem(semantic.PATCHES, metric, 32)
     source = Networks().clip_b32 if metric == "clip-s-b32" else Networks().clip_l14
     repository = hub_cache / f"models--{source.replace('/', '--')}"
-    reference = repository / "refs" / semantic.REVISIONS.get(source, "main")
+    reference = repository / "refs" / hub.REVISIONS.get(source, "main")
     reference.parent.mkdir(parents=True)
     reference.write_text("5" * 40)
     shutil.copytree(clip_folder, repository / "snapshots" / ("5" * 40))
