@@ -31,7 +31,8 @@ MAX_PIXELS = 64_000_000
 def read(path: Path) -> UInt8[np.ndarray, "h w 4"]:
     """Read a picture of any common kind as RGBA: rotation applied, palettes and 16 bits converted.
 
-    Raises `ImageError` when the file is missing, not an image by its content, truncated, or too large.
+    Raises `ImageError` when the file is missing, not an image by its content, truncated, too large, or when
+    pixels are NaN.
     """
     if input_path(path, what="image").is_dir():
         raise ImageError(f"{path}: a folder, not an image; pass one image file")
@@ -47,7 +48,7 @@ def decode(data: bytes, *, where: str) -> UInt8[np.ndarray, "h w 4"]:
     if not data:
         raise ImageError(f"{where}: the file is empty; download or render it again")
     picture = _open(data, where=where)
-    return np.array(_eight_bits(picture).convert("RGBA"))
+    return np.array(_eight_bits(picture, where=where).convert("RGBA"))
 
 
 def decode_rgb(data: bytes, *, where: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -88,12 +89,15 @@ def _open(data: bytes, *, where: str) -> Image.Image:
         raise ImageError(f"{where}: a broken image ({error}); download or render it again") from error
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(picture: Image.Image, *, where: str) -> Image.Image:
     """Sixteen-bit and float grey pictures scaled to eight bits (Pillow alone would clip them)."""
     if picture.mode.startswith("I"):
         return Image.fromarray(to_uint8(np.asarray(picture, dtype=np.float64) / 65535))
     if picture.mode == "F":
-        return Image.fromarray(to_uint8(np.nan_to_num(np.asarray(picture))))
+        values = np.asarray(picture)
+        if bad := int((~np.isfinite(values)).sum()):
+            raise ImageError(f"{where}: {bad} of {values.size} pixels are not finite; write it again")
+        return Image.fromarray(to_uint8(values))
     return picture
 
 

@@ -63,8 +63,14 @@ def test_sixteen_bits_are_scaled_not_clipped():
 
 
 def test_float_pictures_are_scaled_from_zero_to_one():
-    values = np.array([[0, 0.5, 1, 7, np.nan]], np.float32)
-    assert decode(Image.fromarray(values), "TIFF")[0, :, 0].tolist() == [0, 128, 255, 255, 0]
+    values = np.array([[0, 0.5, 1, 7]], np.float32)
+    assert decode(Image.fromarray(values), "TIFF")[0, :, 0].tolist() == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_refused(value):
+    with pytest.raises(ImageError, match="x: 1 of 3 pixels are not finite;"):
+        images.decode(encoded(Image.fromarray(np.array([[0, value, 1]], np.float32)), "TIFF"), where="x")
 
 
 def test_palettes_keep_colour_and_transparency():
