@@ -1,10 +1,10 @@
 """Many objects on a Ray cluster whose nodes share the output folder: the engine `ray`.
 
-A chunk of objects is a task. It leads one Blender on its node (`render.local`) and tells the outcome of every
-attempt as it ends; samples go to the shared folder. Ray tries no task again by itself, because only the
-driver knows what is settled: the unsettled objects of a lost node go back to its queue. Whose fault a loss
-was is unknown. So an object that Blender had on two lost nodes becomes a suspect: it gets a task of its own,
-one suspect's task runs at a time, and only the loss of such a task counts as an attempt.
+A chunk of objects is a task. It leads one child on its node, such as a Blender (`render.local`), and tells
+the outcome of every attempt as it ends; results go to the shared folder. Ray tries no task again by itself,
+because only the driver knows what is settled: the unsettled objects of a lost node go back to its queue.
+Whose fault a loss was is unknown. So an object that a child had on two lost nodes becomes a suspect: it gets
+a task of its own, one suspect's task runs at a time, and only the loss of such a task counts as an attempt.
 """
 
 import contextlib
@@ -13,27 +13,26 @@ import os
 import platform
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any, Generic, Protocol, TypeVar, no_type_check, runtime_checkable
 
-from render import local, orbit, pool
-from render.config import RenderConfig
-from render.objects import Source3D
-from svd3d import errors, sample
+from render import pool
+from svd3d import errors
 from svd3d.errors import ConfigError, RenderError, Svd3dError, require
 
 log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 PATIENCE_S = 30.0
 """Silence after which the driver looks whether a task can run at all."""
 GRACE_S = 60.0
-"""For cancelled tasks to stop their Blender, before their processes are killed."""
+"""For cancelled tasks to stop their children, before their processes are killed."""
 CONNECT_S = 10.0
 LOST_IN_A_ROW = 20
 """Tasks, beside two per worker, that may be lost with nothing heard in between: the cluster is broken."""
 OBJECT_STORE = 80 << 20
-"""Bytes, next to the least that Ray takes; samples do not travel through it."""
+"""Bytes, next to the least that Ray takes; results do not travel through it."""
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # else Ray tells on stdout of every process that died
@@ -44,17 +43,87 @@ OWN_ENVIRONMENT = {
 }
 
 
+@runtime_checkable
+class Settings(Protocol):
+    """What the settings of a stage say about its tasks."""
+
+    @property
+    def workers(self) -> int:
+        """Tasks at once."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """CPUs of a task."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """cpu, auto (a GPU if the cluster has one), or the name of a GPU's interface."""
+        ...
+
+    @property
+    def chunk(self) -> int:
+        """Objects of a task."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """Of one object."""
+        ...
+
+    @property
+    def ray_address(self) -> str | None:
+        """None for a cluster of its own on this machine."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """One object; a frozen dataclass, which travels to a node."""
+
+    @property
+    def uid(self) -> str:
+        """Its name in the ledger."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Its file, on a disk that all nodes share."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The file as the user would say it."""
+        ...
+
+
+Outcomes = Generator[pool.Outcome[Any, Value], None, None]
+
+
+@dataclass(frozen=True)
+class Work(Generic[Value]):
+    """What the tasks of a stage do, in functions that travel to the nodes; paths in them are absolute."""
+
+    stage: str
+    """What the ledger calls it."""
+    lead: Callable[..., Outcomes[Value]]
+    """`lead(sources, attempts=)` works with one child of the node; yields the outcome of every attempt."""
+    made_before: Callable[[Any], Value | None]
+    """What a lost task has already made of a source, if it has."""
+
+
 @dataclass(frozen=True)
 class Told:
     """One attempt as a task tells it: the object by its uid, the error by its message."""
 
-    outcome: pool.Outcome[str, orbit.Made]
+    outcome: pool.Outcome[str, Any]
     message: str
 
 
 @dataclass(frozen=True)
 class Halt:
-    """What ended a task and must end the run: a full disk, no such device, a Blender that does not start."""
+    """What ended a task and must end the run: a full disk, no such device, a child that does not start."""
 
     kind: str
     """Name of the error's class."""
@@ -70,10 +139,10 @@ class Halt:
 
 @dataclass(eq=False)
 class Task:
-    """Objects that one Blender renders."""
+    """Objects that one child gets."""
 
-    left: dict[str, Source3D]
-    """Those that are not settled, in the order in which Blender gets them; it has the first now."""
+    left: dict[str, Any]
+    """Those that are not settled, by uid, in the order in which the child gets them; it has the first now."""
     suspect: bool = False
 
 
@@ -81,7 +150,7 @@ class Queue:
     """The objects that wait for a task, and what is held against them. `attempts` is kept up to date."""
 
     def __init__(
-        self, sources: Sequence[Source3D], *, chunk: int, attempts: dict[str, int], limit: int
+        self, sources: Sequence[Source], *, chunk: int, attempts: dict[str, int], limit: int, stage: str
     ) -> None:
         self._chunks = deque(
             Task({source.uid: source for source in sources[start : start + chunk]})
@@ -90,7 +159,7 @@ class Queue:
         self._suspects: deque[Task] = deque()
         self._on_trial = False
         self._hit: set[str] = set()
-        self._attempts, self._limit = attempts, limit
+        self._attempts, self._limit, self._stage = attempts, limit, stage
 
     def take(self) -> Task | None:
         """The next task, or None if there is none, or only suspects while another one is on trial."""
@@ -99,7 +168,7 @@ class Queue:
             return self._suspects.popleft()
         return self._chunks.popleft() if self._chunks else None
 
-    def hear(self, task: Task, told: Told) -> local.Outcome:
+    def hear(self, task: Task, told: Told) -> pool.Outcome[Any, Any]:
         """Take note of an attempt."""
         outcome = told.outcome
         source = task.left.pop(outcome.job)
@@ -114,7 +183,7 @@ class Queue:
         if task.suspect:
             self._on_trial = False
 
-    def lose(self, task: Task, reason: str) -> local.Outcome | None:
+    def lose(self, task: Task, reason: str) -> pool.Outcome[Any, Any] | None:
         """Put the objects of a lost task back; returns an outcome if the loss counts as an attempt at one."""
         self.end(task)
         if not task.left:
@@ -129,36 +198,31 @@ class Queue:
             self._chunks.append(task)
         return None
 
-    def _blame(self, task: Task, source: Source3D, reason: str) -> local.Outcome:
+    def _blame(self, task: Task, source: Source, reason: str) -> pool.Outcome[Any, Any]:
         attempt = self._attempts[source.uid] = self._attempts.get(source.uid, 0) + 1
         final = attempt >= self._limit
         if not final:
             self._suspects.append(task)
         error = RenderError(
-            f"{source.name}: the node was lost while it rendered this object ({reason}, attempt {attempt} of "
-            f"{max(attempt, self._limit)}); the object {'is left out' if final else 'will be tried again'}",
+            f"{source.name}: the node was lost while it worked on it ({reason}, attempt {attempt} "
+            f"of {max(attempt, self._limit)}); {'it is left out' if final else 'it will be tried again'}",
             kind="lost",
         )
-        return pool.Outcome(source, None, error, "lost", attempt, final=final, seconds=0.0, stage="render")
+        return pool.Outcome(source, None, error, "lost", attempt, final=final, seconds=0.0, stage=self._stage)
 
 
 def run(
-    config: RenderConfig,
-    sources: Sequence[Source3D],
-    *,
-    attempts: dict[str, int],
-    lights: list[Path],
-    command: tuple[str, ...],
-) -> local.Outcomes:
-    """Render objects as Ray tasks, `config.workers` at once; yields the outcome of every attempt.
+    config: Settings, sources: Sequence[Any], work: Work[Value], *, attempts: Mapping[str, int]
+) -> Outcomes[Value]:
+    """Work on objects in Ray tasks, `config.workers` at once; yields the outcome of every attempt.
 
-    `attempts` counts those of earlier runs by uid. `OutputError`, `ConfigError` and `pool.StartError` of any
-    node end the run. Whatever ends it, also closing this generator or Ctrl-C, cancels the tasks, which stop
-    their Blender. Raises `ConfigError` when there is no cluster at `config.ray_address`.
+    Sources are as `Source` says. `attempts` counts those of earlier runs by uid. `OutputError`, `ConfigError`
+    and `pool.StartError` of any node end the run. Whatever ends it, also closing this generator or Ctrl-C,
+    cancels the tasks, which stop their children. Raises `ConfigError` when there is no cluster at
+    `config.ray_address`.
     """
-    attempts = dict(attempts)
-    queue = Queue(sources, chunk=config.chunk, attempts=attempts, limit=config.attempts)
-    there = replace(config, out=config.out.absolute(), workers=1)
+    counted = dict(attempts)
+    queue = Queue(sources, chunk=config.chunk, attempts=counted, limit=config.attempts, stage=work.stage)
     with _cluster(config) as ray:
         needs = {"CPU": config.threads, "GPU": _gpus(config.device, ray.cluster_resources())}
         room = _room(ray.nodes(), needs)
@@ -167,21 +231,20 @@ def run(
         if room != config.workers:
             asked = f"--workers asks for {config.workers}"
             log.warning("the cluster has room for %d tasks of %s; %s", room, _names(needs), asked)
-        remote = ray.remote(_render).options(
+        remote = ray.remote(_work).options(
             num_cpus=needs["CPU"], num_gpus=needs["GPU"], num_returns="streaming", max_retries=0
         )
 
         def start(task: Task) -> Any:
             chunk = [replace(source, path=source.path.absolute()) for source in task.left.values()]
-            counted = {uid: attempts.get(uid, 0) for uid in task.left}
-            return remote.remote(there, chunk, counted, [path.absolute() for path in lights], command)
+            return remote.remote(work, chunk, {uid: counted.get(uid, 0) for uid in task.left})
 
         yield from _lead(ray, queue, start, workers=config.workers, needs=needs)
 
 
 def _lead(
     ray: Any, queue: Queue, start: Callable[[Task], Any], *, workers: int, needs: dict[str, int]
-) -> local.Outcomes:
+) -> Outcomes[Any]:
     """Keep `workers` tasks under way until the queue is empty, and pass on what they tell."""
     running: dict[Any, Task] = {}
     lost_in_a_row = 0
@@ -225,24 +288,17 @@ def _lead(
 
 
 @no_type_check  # a checker would wrap it, and what wraps a generator function is none to Ray
-def _render(
-    config: RenderConfig,
-    sources: Sequence[Source3D],
-    attempts: dict[str, int],
-    lights: list[Path],
-    command: tuple[str, ...],
-) -> Iterator[Told | Halt]:
-    """The task: render a chunk of objects on this node; what a lost task has finished is only told."""
+def _work(work: Work[Any], sources: Sequence[Any], attempts: dict[str, int]) -> Iterator[Told | Halt]:
+    """The task: work on a chunk of objects on this node; what a lost task has finished is only told."""
     try:
         todo = []
         for source in sources:
-            if sample.is_sample(config.out / source.uid):
-                made, attempt = orbit.made_before(config.out / source.uid), attempts[source.uid] + 1
-                yield Told(pool.Outcome(source.uid, made, None, "done", attempt, True, 0.0, "render"), "")
+            if (made := work.made_before(source)) is not None:
+                attempt = attempts[source.uid] + 1
+                yield Told(pool.Outcome(source.uid, made, None, "done", attempt, True, 0.0, work.stage), "")
             else:
                 todo.append(source)
-        rendering = local.run(config, todo, attempts=attempts, lights=lights, command=command)
-        with contextlib.closing(rendering) as outcomes:
+        with contextlib.closing(work.lead(todo, attempts=attempts)) as outcomes:
             for outcome in outcomes:
                 plain = pool.Outcome(**{**vars(outcome), "job": outcome.job.uid, "error": None})
                 yield Told(plain, str(outcome.error or ""))
@@ -253,7 +309,7 @@ def _render(
 
 
 @contextlib.contextmanager
-def _cluster(config: RenderConfig) -> Iterator[Any]:
+def _cluster(config: Settings) -> Iterator[Any]:
     """The package ray, connected to the cluster that is asked for until the end of the block."""
     address, options = config.ray_address, {}
     os.environ.update(ENVIRONMENT)
@@ -317,7 +373,7 @@ def _names(needs: dict[str, int]) -> str:
 
 
 def _cancel(ray: Any, streams: list[Any]) -> None:
-    """Let tasks stop their Blender and clean up; those that do not are killed, and Blender with them."""
+    """Let tasks stop their children and clean up; those that do not are killed, and their children too."""
     if not streams:
         return
     for stream in streams:

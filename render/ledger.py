@@ -145,23 +145,26 @@ def read(out: Path) -> Book:
     return book
 
 
-def why(out: Path, uid: str) -> list[Row]:
-    """All rows of one object, oldest first. Raises `InputError` for a uid that no ledger knows."""
+def why(out: Path, uid: str, *, stage: str = "render") -> list[Row]:
+    """All rows of one object, oldest first. Raises `InputError` for a uid that no ledger knows.
+
+    `stage` is the command that writes the folder; here and below messages name it.
+    """
     found = _rows(out, holding=json.dumps(uid).encode())
     rows = [_row(row) for _, _, row in found if row.get("uid") == uid]
     if not rows:
-        raise InputError(f"{out}: its ledger knows nothing of {uid!r}; see: svd3d render status {out}")
+        raise InputError(f"{out}: its ledger knows nothing of {uid!r}; see: svd3d {stage} status {out}")
     return sorted(rows, key=lambda row: row.at)
 
 
-def status(out: Path) -> list[Line]:
+def status(out: Path, *, stage: str = "render") -> list[Line]:
     """How many objects are done, failed or open, of those that were tried. Raises `InputError` if none."""
-    book = _written(out)
+    book = _written(out, stage=stage)
     kinds = ", ".join(f"{line.name} {line.objects}" for line in _failures(book))
     counts = defaultdict(int)
     for known in book.values():
         counts[known.state] += 1
-    told = {"failed": kinds, "open": "the next svd3d render tries them"}
+    told = {"failed": kinds, "open": f"the next svd3d {stage} tries them"}
     return [
         Line(
             state, counts[state], counts[state] / len(book), message=told.get(state, "") * (counts[state] > 0)
@@ -170,12 +173,14 @@ def status(out: Path) -> list[Line]:
     ]
 
 
-def failures(out: Path) -> list[Line]:
+def failures(out: Path, *, stage: str = "render") -> list[Line]:
     """Failed objects by class, most frequent first, with one example each."""
-    return _failures(_written(out))
+    return _failures(_written(out, stage=stage))
 
 
-def retry(out: Path, *, uids: Iterable[str] = (), kinds: Iterable[str] = ()) -> list[str]:
+def retry(
+    out: Path, *, uids: Iterable[str] = (), kinds: Iterable[str] = (), stage: str = "render"
+) -> list[str]:
     """Reopen failed objects for the next run, with all attempts again; returns their uids.
 
     Without `uids` and `kinds` all that failed. May be called while a run goes on, which has no more
@@ -188,10 +193,10 @@ def retry(out: Path, *, uids: Iterable[str] = (), kinds: Iterable[str] = ()) -> 
     for uid in asked:
         if uid not in failed:
             state = f"is {book[uid].state}, not failed" if uid in book else "is unknown"
-            raise InputError(f"{out}: {uid!r} {state}; see: svd3d render failures {out}")
+            raise InputError(f"{out}: {uid!r} {state}; see: svd3d {stage} failures {out}")
     if absent := classes - {known.kind for known in failed.values()}:
         raise InputError(
-            f"{out}: nothing failed by {', '.join(sorted(absent))}; see: svd3d render failures {out}"
+            f"{out}: nothing failed by {', '.join(sorted(absent))}; see: svd3d {stage} failures {out}"
         )
     chosen = [uid for uid in asked or failed if not classes or failed[uid].kind in classes]
     for uid in chosen:
@@ -268,10 +273,10 @@ def _row(record: dict[str, Any]) -> Row:
     return Row(**{"kind": "", **known, "log": tuple(record.get("log", ()))})
 
 
-def _written(out: Path) -> Book:
+def _written(out: Path, *, stage: str) -> Book:
     book = read(out)
     if not book:
-        raise InputError(f"{out}: has no ledger with a row; is it a folder that svd3d render has written?")
+        raise InputError(f"{out}: has no ledger with a row; is it a folder that svd3d {stage} has written?")
     return book
 
 

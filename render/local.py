@@ -6,6 +6,7 @@ from pathlib import Path
 from render import orbit, pool
 from render.config import RenderConfig
 from render.objects import Source3D
+from svd3d import sample
 
 OnView = Callable[[str, int, int], None]
 Outcome = pool.Outcome[Source3D, orbit.Made]
@@ -35,3 +36,9 @@ def run(
         describe=lambda source: source.name,
         attempts_before=lambda source: attempts.get(source.uid, 0),
     )
+
+
+def made_before(out: Path, source: Source3D) -> orbit.Made | None:
+    """What is known of a sample in `out` that an earlier run or task has finished, if one has."""
+    folder = out / source.uid
+    return orbit.made_before(folder) if sample.is_sample(folder) else None

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import queue
 import re
@@ -24,7 +25,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -34,8 +35,6 @@ from svd3d.errors import ConfigError, OutputError, RenderError, Svd3dError
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Value = TypeVar("Value")
-START_S = 180.0
-"""A child must be ready by then; a cold disk needs ten seconds, a busy machine more."""
 START_AGAIN_S = (1.0, 4.0, 16.0)
 """Pauses before a child that failed to start is started again, if the program is known to work."""
 GRACE_S = 2.0
@@ -54,6 +53,8 @@ INHERITED = re.compile(
 """Variables that a child gets; no secrets, and nothing that changes a picture, such as OCIO."""
 KIND = re.compile("[a-z_]{1,40}")
 """What a child may name the class of its error."""
+HALTS = {"device": ConfigError, "output": OutputError}
+"""Classes of a child's error that are nobody's object, and end the run."""
 SCRATCH = "svd3d-render-"
 WORKER = re.compile(r"worker-\d+")
 """Folders of the slots; scratch holds nothing else, and what holds something else is not scratch."""
@@ -89,6 +90,10 @@ class Limits:
     """A child above this resident size is stopped; above half of it, replaced after its object."""
     recycle_after: int = 100
     """Objects per child; Blender keeps a little of each."""
+    start_s: float = 180.0
+    """A child must be ready by then; a cold disk needs ten seconds, a busy machine more."""
+    silence_s: float = math.inf
+    """A child that says nothing for so long hangs."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,22 @@ class Worker:
     """One slot: starts its child when first asked, and gives each attempt a deadline."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, limits: Limits, *, proven: threading.Event
+        self,
+        command: Sequence[str],
+        folder: Path,
+        limits: Limits,
+        *,
+        name: str,
+        environment: Mapping[str, str],
+        proven: threading.Event,
     ) -> None:
         self.folder = folder
         """Scratch space of this slot; also home and temporary folder of its children."""
         self.stage = "check"
+        self.name = name
+        """What its child is called in messages."""
         self._command, self._limits, self._proven = list(command), limits, proven
+        self._environment = dict(environment)
         self._log = folder / "log.txt"
         self._child: subprocess.Popen[bytes] | None = None
         self._buffer = b""
@@ -154,7 +169,7 @@ class Worker:
         except OSError:
             raise self._death() from None
         while True:
-            answer = self._read(self._deadline, f"took longer than {self._limits.timeout_s:g} s")
+            answer = self._answer()
             match answer.get("kind"):
                 case "progress":
                     if on_progress is not None:
@@ -165,15 +180,21 @@ class Worker:
                     raise self._refusal(answer)
                 case kind:
                     raise WorkerFault(
-                        "protocol", f"Blender's worker answered {kind!r:.60}, which is no answer"
+                        "protocol", f"{self.name}'s worker answered {kind!r:.60}, which is no answer"
                     )
+
+    def _answer(self) -> dict[str, Any]:
+        silence_s = self._limits.silence_s
+        if (silent := time.monotonic() + silence_s) < self._deadline:
+            return self._read(silent, f"said nothing for {silence_s:g} s")
+        return self._read(self._deadline, f"took longer than {self._limits.timeout_s:g} s")
 
     def end(self) -> None:
         """Count one object, and replace the child when it is old or large."""
         self._served += 1
         size = resident_mb(self._child.pid) if self._child else 0.0
         if self._served >= self._limits.recycle_after or size > self._limits.memory_mb / 2:
-            log.info("replacing Blender after %d objects, %.0f MB", self._served, size)
+            log.info("replacing %s after %d objects, %.0f MB", self.name, self._served, size)
             self.stop()
 
     def last_words(self) -> tuple[str, ...]:
@@ -185,6 +206,11 @@ class Worker:
             text = file.read().decode("utf-8", "replace")
         said = (line for line in text.splitlines() if line.strip() and not line.startswith(SAYS_NOTHING))
         return tuple(collections.deque(said, maxlen=LOG_LINES))
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its child was stopped for ever, so that what it did last is nobody's fault."""
+        return self._stopped.is_set()
 
     def check_disk(self) -> None:
         """Raise `OutputError` if next to nothing is left where the child writes."""
@@ -247,7 +273,7 @@ class Worker:
                     stdout=subprocess.PIPE,
                     stderr=log_file,
                     cwd=home,
-                    env={**inherited, **dict.fromkeys(own, str(home))},
+                    env={**inherited, **dict.fromkeys(own, str(home)), **self._environment},
                     start_new_session=True,
                 )
             except OSError as error:  # no such program, or the machine has no process left to give
@@ -255,7 +281,7 @@ class Worker:
                     "crash", f"{self._command[0]} cannot be started ({error.strerror})"
                 ) from error
         self._buffer, self._served = b"", 0
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self._limits.start_s
         while self._read(deadline, "did not start", noise=True).get("kind") != "ready":
             pass
         return child
@@ -271,7 +297,9 @@ class Worker:
             if isinstance(answer, dict):
                 return answer
             if not noise:
-                raise WorkerFault("protocol", f"Blender's worker wrote {line[:60]!r} instead of an answer")
+                raise WorkerFault(
+                    "protocol", f"{self.name}'s worker wrote {line[:60]!r} instead of an answer"
+                )
 
     def _line(self, deadline: float, late: str) -> bytes:
         while b"\n" not in self._buffer:
@@ -280,7 +308,7 @@ class Worker:
                 raise WorkerFault("crash", "the pool is stopping")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise WorkerFault("timeout", f"Blender {late}")
+                raise WorkerFault("timeout", f"{self.name} {late}")
             self._watch(child)
             try:
                 ready, _, _ = select.select([child.stdout], [], [], min(left, WATCH_S))
@@ -291,7 +319,7 @@ class Worker:
                 raise self._death()
             self._buffer += data or b""
             if len(self._buffer) > MAX_LINE:
-                raise WorkerFault("protocol", "Blender's worker wrote a line without end")
+                raise WorkerFault("protocol", f"{self.name}'s worker wrote a line without end")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -301,15 +329,15 @@ class Worker:
         self._next_look = time.monotonic() + WATCH_S
         if (size := resident_mb(child.pid)) > self._limits.memory_mb:
             limit = f"memory_mb {self._limits.memory_mb:g}"
-            raise WorkerFault("memory", f"Blender took {size:.0f} MB, more than {limit}")
+            raise WorkerFault("memory", f"{self.name} took {size:.0f} MB, more than {limit}")
 
     def _refusal(self, answer: dict[str, Any]) -> Svd3dError:
         """The error that the child reports, as an error of ours."""
         message, kind = str(answer.get("message"))[:500], str(answer.get("class"))
         if answer.get("errno") in FULL:
             return _full_disk(self.folder.parent)
-        if kind == "device":
-            return ConfigError(message)
+        if kind in HALTS:
+            return HALTS[kind](message)
         return RenderError(message, kind=kind if KIND.fullmatch(kind) else "refused")
 
     def _death(self) -> WorkerFault:
@@ -319,10 +347,10 @@ class Worker:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = child.wait(GRACE_S)
         if code is None or code >= 0:
-            return WorkerFault("crash", f"Blender stopped with exit code {code}")
+            return WorkerFault("crash", f"{self.name} stopped with exit code {code}")
         known = {number.value: number.name for number in signal.Signals}
         name = known.get(-code, f"signal {-code}")
-        return WorkerFault("crash", f"Blender was killed by {name}", signal_name=name)
+        return WorkerFault("crash", f"{self.name} was killed by {name}", signal_name=name)
 
 
 def run(
@@ -332,11 +360,14 @@ def run(
     *,
     workers: int,
     limits: Limits,
+    name: str = "Blender",
+    environment: Mapping[str, str] | None = None,
     describe: Callable[[Job], str] = str,
     attempts_before: Callable[[Job], int] = lambda job: 0,
 ) -> Generator[Outcome[Job, Value], None, None]:
     """Do all jobs with `workers` children; yields the outcome of every attempt, in the order they end.
 
+    A child is called `name` in messages, and gets `environment` besides what all children get.
     `work(worker, job)` leads the conversation, in a thread of its slot. A user's error (`Svd3dError`) ends
     the job; a `WorkerFault` ends the child, and the job goes back to the end of the queue until it has used
     up its attempts, those before this run included. `OutputError`, `ConfigError`, `StartError` and anything
@@ -365,7 +396,8 @@ def run(
             results.put(error)
 
     with _scratch() as scratch:
-        slots = [Worker(command, scratch / f"worker-{i}", limits, proven=proven) for i in range(workers)]
+        about = {"name": name, "environment": environment or {}, "proven": proven}
+        slots = [Worker(command, scratch / f"worker-{i}", limits, **about) for i in range(workers)]
         threads = [threading.Thread(target=slot, args=(worker,), daemon=True) for worker in slots]
         try:
             for thread in threads:
@@ -418,11 +450,12 @@ def _attempt(
         final = attempt >= limits.attempts
         times = f"attempt {attempt} of {max(attempt, limits.attempts)}"
         words = f"; its last words: {lines[-1][:120]!r}" if lines else ""
-        fate = "the object is left out" if final else "it will be tried again"
+        fate = "it is left out" if final else "it will be tried again"
         error = RenderError(
             f"{describe(job)}: {fault} at {worker.stage} ({times}{words}); {fate}", kind=fault.kind
         )
-        log.log(logging.INFO if final else logging.WARNING, "%s", error)
+        if not worker.is_ending:
+            log.log(logging.INFO if final else logging.WARNING, "%s", error)
         return outcome(fault.kind, final=final, error=error, signal=fault.signal_name, log=lines)
     except (OutputError, ConfigError):
         raise

@@ -5,6 +5,7 @@ that for many, and `render.ledger` remembers what became of each.
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -16,7 +17,6 @@ from time import monotonic
 from typing import Literal
 
 from render import launch, ledger, light, local, objects, pool
-from render import orbit as conversation
 from render.config import MAY_CHANGE, RenderConfig
 from render.objects import Source3D
 from svd3d import runs, sample
@@ -121,8 +121,8 @@ def _run(
             book = ledger.read(out)
             settled, todo = _sort(sources, book, out)
             for source in settled:
-                if sample.is_sample(out / source.uid) and book.settled(source.uid) != "done":
-                    made = conversation.made_before(out / source.uid)
+                made = None if book.settled(source.uid) == "done" else local.made_before(out, source)
+                if made is not None:
                     attempt = book.attempts(source.uid) + 1
                     late = pool.Outcome(source, made, None, "done", attempt, True, 0.0, "render")
                     _record(out, late, shard=config.shard)
@@ -141,7 +141,7 @@ def _run(
                             yield _result(out, outcome)
         except (DependencyError, ObjectError, RenderError):
             if alone and existed != out:
-                _withdraw(out, existed)
+                runs.withdraw(out, existed)
             raise
         finally:
             if out.exists():
@@ -206,7 +206,11 @@ def _outcomes(
         if config.engine == "ray":
             from render import cluster
 
-            yield from cluster.run(config, first, attempts=attempts, lights=lights, command=command)
+            there = replace(config, out=config.out.absolute(), workers=1)
+            skies = [path.absolute() for path in lights]
+            lead = functools.partial(local.run, there, lights=skies, command=command)
+            work = cluster.Work("render", lead, functools.partial(local.made_before, there.out))
+            yield from cluster.run(config, first, work, attempts=attempts)
         else:
             yield from local.run(
                 config, first, attempts=attempts, lights=lights, on_view=on_view, command=command
@@ -247,13 +251,3 @@ def _result(out: Path, outcome: local.Outcome) -> Rendered:
     if outcome.value:
         return Rendered(uid, out / uid, "done", outcome.value.message, outcome.seconds)
     return Rendered(uid, None, "failed", str(outcome.error), outcome.seconds)
-
-
-def _withdraw(out: Path, existed: Path) -> None:
-    """Remove an output folder that this call made, and the empty folders above it."""
-    shutil.rmtree(out, ignore_errors=True)
-    for parent in out.absolute().parents:
-        if parent == existed.absolute():
-            break
-        with contextlib.suppress(OSError):
-            parent.rmdir()

@@ -9,6 +9,7 @@ Exit codes: 0 all done; 1 done with failures that are listed, or an internal err
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import io
 import itertools
@@ -58,12 +59,18 @@ class Output:
 
 
 def _each_object(
-    label: str, results: Iterable[Any], total: int, output: Output, *, place: str = "folder"
+    label: str,
+    results: Iterable[Any],
+    total: int,
+    output: Output,
+    *,
+    place: str = "folder",
+    unit: str = "objects",
 ) -> int:
     """Run a stage to its end with a progress bar, tell every failure, and return the exit code."""
     failures = 0
     for each in console.progress(
-        results, label=label, total=total, failed=lambda result: result.status == "failed", unit="objects"
+        results, label=label, total=total, failed=lambda result: result.status == "failed", unit=unit
     ):
         facts = {"uid": each.uid, "status": each.status, "message": each.message, "seconds": each.seconds}
         output.result(getattr(each, place), **facts)
@@ -84,24 +91,24 @@ def _render(config: Any, output: Output) -> int:
     return code
 
 
-def _render_status(config: Any, output: Output) -> int:
+def _status(config: Any, output: Output, *, stage: str) -> int:
     from render import ledger
 
-    _table(ledger.status(config.out), output)
+    _table(ledger.status(config.out, stage=stage), output)
     return 0
 
 
-def _render_failures(config: Any, output: Output) -> int:
+def _failures(config: Any, output: Output, *, stage: str) -> int:
     from render import ledger
 
-    _table(ledger.failures(config.out), output, markdown=config.markdown)
+    _table(ledger.failures(config.out, stage=stage), output, markdown=config.markdown)
     return 0
 
 
-def _render_why(config: Any, output: Output) -> int:
+def _why(config: Any, output: Output, *, stage: str) -> int:
     from render import ledger
 
-    rows = ledger.why(config.out, config.uid)
+    rows = ledger.why(config.out, config.uid, stage=stage)
     if output.as_json:
         for row in rows:
             output.result(None, **dataclasses.asdict(row))
@@ -110,14 +117,14 @@ def _render_why(config: Any, output: Output) -> int:
     return 0
 
 
-def _render_retry(config: Any, output: Output) -> int:
+def _retry(config: Any, output: Output, *, stage: str, unit: str = "objects", place: str = "{uid}") -> int:
     from render import ledger
 
-    reopened = ledger.retry(config.out, uids=config.uids, kinds=config.kinds)
+    reopened = ledger.retry(config.out, uids=config.uids, kinds=config.kinds, stage=stage)
     for uid in reopened:
-        output.result(config.out / uid, uid=uid)
+        output.result(config.out / place.format(uid=uid), uid=uid)
     console.say(
-        f"{len(reopened)} objects are open again. Next: the svd3d render command that made {config.out}"
+        f"{len(reopened)} {unit} are open again. Next: the svd3d {stage} command that made {config.out}"
     )
     return 0
 
@@ -154,6 +161,85 @@ def _download(config: Any, output: Output) -> int:
     return code
 
 
+def _curate(config: Any, output: Output) -> int:
+    from svd3d import curate as stage
+
+    results, total = stage.run(config), stage.count(config)
+    code = _each_object("curate", results, total, output, place="part", unit="videos")
+    found, folder = stage.summary(config.out), shlex.quote(str(config.out))
+    for reason in dict.fromkeys(found.not_computed.values()):
+        columns = [column for column, why in found.not_computed.items() if why == reason]
+        console.say(f"{', '.join(columns)}: not computed, because {reason}")
+    if code:
+        console.say(f"What failed and why: svd3d curate failures {folder}; svd3d curate why {folder} UID")
+    output.result(config.out / "clips.parquet", clips=found.clips, clip_seconds=found.seconds)
+    console.say(
+        f"{config.out}: {found.clips} clips, {console.duration(found.seconds)}; report.html to look at. "
+        f"Next: svd3d curate select {folder} --drop-motion 0.25 --out selected.parquet"
+    )
+    return code
+
+
+def _plan_curate(config: Any) -> str:
+    from svd3d import curate as stage
+
+    return stage.plan(config)
+
+
+def _curate_select(config: Any, output: Output) -> int:
+    from svd3d import curate as stage
+
+    found = stage.select(config)
+    console.say(found.as_text())
+    output.result(config.out, **dataclasses.asdict(found))
+    console.say(
+        f"{config.out}: {found.chosen} of {found.total} clips; the report shows what each rule removed"
+    )
+    return 0
+
+
+def _curate_vote(config: Any, output: Output) -> int:
+    import getpass
+
+    from svd3d.curation import ballot, contest, elo
+
+    votes = config.votes or contest.votes_file(config.folder, config.by)
+    if config.report or config.votes:
+        rated = elo.report(votes, config.folder, seed=config.seed)
+        console.say(elo.as_markdown(rated))
+        output.result(config.folder / f"{votes.stem}{elo.RATINGS}", ratings=elo.as_json(rated))
+        return 0
+    drawn = contest.draw(
+        config.folder,
+        by=config.by,
+        thresholds=config.thresholds,
+        tasks=config.tasks,
+        votes_per_task=config.votes_per_task,
+        seed=config.seed,
+    )
+    with ballot.Server(drawn, voter=config.voter or getpass.getuser(), port=config.port) as server:
+        console.say(f"Open {server.url} to vote; Ctrl-C ends it. Votes are kept in {votes}")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    console.say(f"Next: svd3d curate vote {shlex.quote(str(config.folder))} --by {config.by} --report")
+    return 0
+
+
+def _curate_captures(config: Any, output: Output) -> int:
+    from svd3d.curation import captures as stage
+
+    def told() -> Iterable[Any]:
+        for each in stage.run(config):
+            if each.status == "done" and each.message:
+                console.say(f"{each.uid}: {each.message}")
+            yield each
+
+    code = _each_object("captures", told(), stage.count(config), output)
+    folder = shlex.quote(str(config.out))
+    console.say(f"{folder}: samples without cameras. Next: svd3d cache {folder} --model MODEL --out latents")
+    return code
+
+
 def _cache(config: Any, output: Output) -> int:
     from svd3d import cache as stage
 
@@ -162,7 +248,10 @@ def _cache(config: Any, output: Output) -> int:
     )
     if stage.is_finished(config.out):
         data = shlex.quote(str(config.out))
-        console.say(f"{config.out}: latent shards. Next: svd3d train RECIPE --data {data} --out RUN")
+        following = f"Next: svd3d train RECIPE --data {data} --out RUN"
+        if stage.holds(config.out) == "clips":
+            following = "svd3d.data.latents.ClipLatents reads them"
+        console.say(f"{config.out}: latent shards. {following}")
     return code
 
 
@@ -393,13 +482,57 @@ STAGES: dict[str, Stage] = {
     "download gso": Stage("render.config:GsoConfig", "3-D scans of Google Scanned Objects", _download),
     "render": Stage("render.config:RenderConfig", "3-D files to sample folders, by Blender", _render),
     "render status": Stage(
-        "render.config:LedgerConfig", "how many objects are done, failed, open", _render_status
+        "render.config:LedgerConfig",
+        "how many objects are done, failed, open",
+        functools.partial(_status, stage="render"),
     ),
-    "render failures": Stage("render.config:FailuresConfig", "what failed, by class", _render_failures),
-    "render why": Stage("render.config:WhyConfig", "the story of one object", _render_why),
-    "render retry": Stage("render.config:RetryConfig", "let failed objects be tried again", _render_retry),
+    "render failures": Stage(
+        "render.config:FailuresConfig", "what failed, by class", functools.partial(_failures, stage="render")
+    ),
+    "render why": Stage(
+        "render.config:WhyConfig", "the story of one object", functools.partial(_why, stage="render")
+    ),
+    "render retry": Stage(
+        "render.config:RetryConfig",
+        "let failed objects be tried again",
+        functools.partial(_retry, stage="render"),
+    ),
     "render select": Stage(
         "render.config:SelectConfig", "a training list by licence and stored scores", _render_select
+    ),
+    "curate": Stage(
+        "svd3d.settings:CurateConfig", "raw videos to a table of scored clips", _curate, plan=_plan_curate
+    ),
+    "curate status": Stage(
+        "svd3d.settings:CurateStatusConfig",
+        "how many videos are done, failed, open",
+        functools.partial(_status, stage="curate"),
+    ),
+    "curate failures": Stage(
+        "svd3d.settings:CurateFailuresConfig",
+        "what failed, by class",
+        functools.partial(_failures, stage="curate"),
+    ),
+    "curate why": Stage(
+        "svd3d.settings:CurateWhyConfig", "the story of one video", functools.partial(_why, stage="curate")
+    ),
+    "curate retry": Stage(
+        "svd3d.settings:CurateRetryConfig",
+        "let failed videos be tried again",
+        functools.partial(_retry, stage="curate", unit="videos", place="parts/{uid}.json"),
+    ),
+    "curate select": Stage(
+        "svd3d.settings:CurateSelectConfig", "clips for training by their stored scores", _curate_select
+    ),
+    "curate captures": Stage(
+        "svd3d.settings:CurateCapturesConfig",
+        "walks around real objects to samples without cameras",
+        _curate_captures,
+    ),
+    "curate vote": Stage(
+        "svd3d.settings:CurateVoteConfig",
+        "which threshold people prefer: a page and Elo ratings",
+        _curate_vote,
     ),
     "cache": Stage("svd3d.settings:CacheConfig", "sample folders to latent shards for training", _cache),
     "cache verify": Stage(
@@ -526,7 +659,7 @@ def parse(settings: type, arguments: list[str], *, prog: str) -> Any:
 def _switched_on(settings: type, arguments: list[str]) -> list[str]:
     """The arguments with `True` after every switch that is named without a value."""
     hints = typing.get_type_hints(settings)
-    switches = {f"--{name}" for name, kind in hints.items() if kind is bool}
+    switches = {f"--{name}" for name, kind in hints.items() if kind in (bool, bool | None)}
     found = []
     for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
         found.append(word)

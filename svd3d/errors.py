@@ -6,7 +6,8 @@
     │   ├── OutputError        a result cannot be written: disk full, read-only, in use
     │   ├── ImageError         not an image, broken, empty
     │   ├── SampleError        a sample folder breaks its contract
-    │   └── ObjectError        a 3-D file is broken, empty or refused
+    │   ├── ObjectError        a 3-D file is broken, empty or refused
+    │   └── VideoError         not a video, broken, empty or refused
     ├── CameraError            cameras that cannot exist
     ├── CheckpointError        a model folder is missing parts or of another kind
     ├── TrainingError          training cannot go on, such as losses that are not finite
@@ -52,6 +53,17 @@ class ObjectError(InputError):
     """A 3-D file is broken, empty or refused. `kind` is the class under which a ledger counts it."""
 
     def __init__(self, message: str, *, kind: str = "invalid") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class VideoError(InputError):
+    """Not a video, a broken or empty one, or one that is refused.
+
+    `kind` is the class under which a ledger counts it.
+    """
+
+    def __init__(self, message: str, *, kind: str = "damaged") -> None:
         super().__init__(message)
         self.kind = kind
 

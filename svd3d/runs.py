@@ -39,12 +39,23 @@ def write_file(path: Path, content: bytes | str) -> None:
     Raises `OutputError`, with the former file still in place, when the disk is full or refuses.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to, flushed and renamed on success, removed on any error.
+
+    Raises `OutputError`, with the former file still in place, when the disk is full or refuses.
+    """
     temporary = _temporary(path)
     with _named(path):
         try:
-            _write(temporary, data)
+            yield temporary
+            _sync(temporary)
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -73,7 +84,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         with _named(path):
             _replace(temporary, path)
-            _sync_folder(path.parent)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_if_empty(temporary.parent)
@@ -158,16 +169,9 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make what a file holds, or renames in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -203,10 +207,21 @@ def output_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = _temporary(path / "probe")
         try:
-            _write(probe, b"svd3d")
+            probe.write_bytes(b"svd3d")
+            _sync(probe)
         finally:
             probe.unlink(missing_ok=True)
     return path
+
+
+def withdraw(out: Path, existed: Path) -> None:
+    """Remove an output folder that this call made, and the empty folders above it up to `existed`."""
+    shutil.rmtree(out, ignore_errors=True)
+    for parent in out.absolute().parents:
+        if parent == existed.absolute():
+            break
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def input_path(path: Path, *, what: str) -> Path:

@@ -7,6 +7,9 @@
 
 Rendered objects, generated orbits and re-renders of reconstructions are all samples. Keys and conventions are
 nerfstudio's; `orientation_override` keeps it from turning the world.
+
+A `Capture` lies in the same folder, with origin `captured`, opaque pictures and frames that have no
+`transform_matrix`, because nobody knows the cameras: `read` refuses it, `read_capture` reads nothing else.
 """
 
 import dataclasses
@@ -18,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from svd3d import images as pictures
 from svd3d.cameras import DEFAULT_VIEWS, Cameras, Orbit, every
@@ -32,6 +36,8 @@ NOTHING = 128
 UNIT_TOLERANCE = 0.01
 """How far the length of a normal may be from 1; storing it in 8 bits moves it by up to 0.007."""
 Origin = Literal["rendered", "generated", "reconstructed"]
+CAPTURED = "captured"
+"""In place of an origin, where cameras are not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,7 @@ class Sample:
 
     def _faults(self) -> Iterator[str]:
         views, height, width = self.images.shape[:3]
-        length = len(self.uid.encode("utf-8", "surrogatepass"))
-        if not 0 < length <= 200 or self.uid[0] == "." or set(self.uid) & {"/", "\0"}:
+        if not _is_name(self.uid):
             yield f"uid {self.uid!r} cannot be the name of a folder"
         if not 0 < views == len(self.cameras):
             yield f"{views} images and {len(self.cameras)} cameras"
@@ -119,8 +124,41 @@ class Sample:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """Views of one object in the order that an unknown camera took them; view 0 is the condition.
+
+    `read_capture(write_capture(capture))` gives the same capture.
+    """
+
+    uid: str
+    images: UInt8[np.ndarray, "v h w 3"]
+    about: dict[str, Any] = field(default_factory=dict)
+    """As of a sample."""
+
+    def __post_init__(self) -> None:
+        if not _is_name(self.uid):
+            raise SampleError(f"capture {self.uid}: uid {self.uid!r} cannot be the name of a folder")
+        if not len(self):
+            raise SampleError(f"capture {self.uid}: has no views")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def resized(self, size: int) -> "Capture":
+        """The largest square in the middle of each view, at `size` by `size` pixels."""
+        height, width = self.images.shape[1:3]
+        left, top = (width - min(height, width)) // 2, (height - min(height, width)) // 2
+        box = (left, top, left + min(height, width), top + min(height, width))
+        views = [
+            Image.fromarray(view).resize((size, size), Image.Resampling.LANCZOS, box=box)
+            for view in self.images
+        ]
+        return dataclasses.replace(self, images=np.stack([np.asarray(view) for view in views]))
+
+
 def is_sample(folder: Path) -> bool:
-    """Whether a folder holds a finished sample."""
+    """Whether a folder holds a finished sample or capture."""
     return (folder / "transforms.json").is_file()
 
 
@@ -186,11 +224,98 @@ def write(sample: Sample, folder: Path) -> None:
     )
 
 
+def write_capture(capture: Capture, folder: Path) -> None:
+    """Write a capture into an existing or new folder; `transforms.json` last, as of a sample."""
+    output_folder(folder / "images")
+    (folder / "transforms.json").unlink(missing_ok=True)
+    names = [f"images/{view:03d}.png" for view in range(len(capture))]
+    for name, image in zip(names, capture.images, strict=True):
+        pictures.write_png(folder / name, image)
+    height, width = capture.images.shape[1:3]
+    block = {"format": FORMAT, "uid": capture.uid, "origin": CAPTURED, "about": capture.about}
+    frames = [{"file_path": name} for name in names]
+    write_json(folder / "transforms.json", {"w": width, "h": height, "svd3d": block, "frames": frames})
+
+
+def read_capture(folder: Path) -> Capture:
+    """Read a capture's folder. Raises `SampleError` as `read` does, also for a sample that has cameras."""
+    opened = _open(folder)
+    where, block = str(opened.path), opened.block
+    if not opened.is_capture:
+        raise SampleError(f"{where}: origin is {_short(block.get('origin'))}, expected {CAPTURED}")
+    return Capture(entry(block, "uid", str, where=where), opened.images()[..., :3], opened.about)
+
+
+def is_capture(folder: Path) -> bool:
+    """Whether a finished sample folder holds a capture, without cameras."""
+    return _open(folder).is_capture
+
+
 def read(folder: Path) -> Sample:
     """Read a sample folder and check every promise of the format.
 
     Raises `SampleError` that names the file, the frame and the fact that is broken.
     """
+    opened = _open(folder)
+    path, block, named, shape = opened.path, opened.block, opened.frames, opened.shape
+    if opened.is_capture:
+        raise SampleError(f"{path}: a capture without cameras, which only svd3d cache takes; pass a sample")
+    fields = {
+        "uid": entry(block, "uid", str, where=str(path)),
+        "origin": entry(block, "origin", str, where=str(path)),
+        "condition_view": _optional(block, "condition_view", int, where=str(path)),
+        "about": opened.about,
+        "orbit": _orbit(_optional(block, "orbit", dict, where=str(path)), where=str(path)),
+        "object_to_world": None,
+    }
+    if fields["origin"] not in get_args(Origin):
+        expected = ", ".join(get_args(Origin))
+        raise SampleError(f"{path}: origin is {_short(fields['origin'])}, expected one of {expected}")
+    if block.get("object_to_world") is not None:
+        fields["object_to_world"] = matrix_entry(block, "object_to_world", where=str(path))
+    matrices = np.stack([matrix_entry(frame, "transform_matrix", where=where) for where, frame in named])
+    intrinsics = np.stack([_intrinsics({**opened.content, **frame}, where=where) for where, frame in named])
+    images = opened.images()
+    fields["depth"] = _depth(folder, named, shape, block.get("depth_unit"), where=str(path))
+    fields["normal"] = _normal(folder, named, shape)
+    try:
+        return Sample(cameras=Cameras(matrices, intrinsics, *shape), images=images, **fields)
+    except (CameraError, SampleError) as error:
+        raise SampleError(f"{path}: {error}") from error
+
+
+def _is_name(uid: str) -> bool:
+    """Whether a uid can be the name of a folder."""
+    length = len(uid.encode("utf-8", "surrogatepass"))
+    return 0 < length <= 200 and uid[0] != "." and not set(uid) & {"/", "\0"}
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What `transforms.json` says, before any picture is read."""
+
+    path: Path
+    content: dict[str, Any]
+    block: dict[str, Any]
+    frames: list[tuple[str, dict[str, Any]]]
+    """Each with its name for errors."""
+    shape: tuple[int, int]
+    """Height and width."""
+
+    @property
+    def is_capture(self) -> bool:
+        return self.block.get("origin") == CAPTURED
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return _optional(self.block, "about", dict, where=str(self.path)) or {}
+
+    def images(self) -> UInt8[np.ndarray, "v h w 4"]:
+        folder = self.path.parent
+        return np.stack([_image(folder, frame, self.shape, where=where) for where, frame in self.frames])
+
+
+def _open(folder: Path) -> _Opened:
     path = folder / "transforms.json"
     if not path.is_file():
         reason = "no such folder"
@@ -209,28 +334,7 @@ def read(folder: Path) -> Sample:
     for where, frame in named:
         as_dict(frame, where=where)
     shape = (entry(content, "h", int, where=str(path)), entry(content, "w", int, where=str(path)))
-    fields = {
-        "uid": entry(block, "uid", str, where=str(path)),
-        "origin": entry(block, "origin", str, where=str(path)),
-        "condition_view": _optional(block, "condition_view", int, where=str(path)),
-        "about": _optional(block, "about", dict, where=str(path)) or {},
-        "orbit": _orbit(_optional(block, "orbit", dict, where=str(path)), where=str(path)),
-        "object_to_world": None,
-    }
-    if fields["origin"] not in get_args(Origin):
-        expected = ", ".join(get_args(Origin))
-        raise SampleError(f"{path}: origin is {_short(fields['origin'])}, expected one of {expected}")
-    if block.get("object_to_world") is not None:
-        fields["object_to_world"] = matrix_entry(block, "object_to_world", where=str(path))
-    matrices = np.stack([matrix_entry(frame, "transform_matrix", where=where) for where, frame in named])
-    intrinsics = np.stack([_intrinsics({**content, **frame}, where=where) for where, frame in named])
-    images = np.stack([_image(folder, frame, shape, where=where) for where, frame in named])
-    fields["depth"] = _depth(folder, named, shape, block.get("depth_unit"), where=str(path))
-    fields["normal"] = _normal(folder, named, shape)
-    try:
-        return Sample(cameras=Cameras(matrices, intrinsics, *shape), images=images, **fields)
-    except (CameraError, SampleError) as error:
-        raise SampleError(f"{path}: {error}") from error
+    return _Opened(path, content, block, named, shape)
 
 
 def _intrinsic_keys(matrix: np.ndarray) -> dict[str, float]:

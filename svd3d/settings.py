@@ -399,19 +399,218 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class CurateConfig:
+    """Raw videos to a table of clips with all their scores; every video is decoded once."""
+
+    videos: Positional[Path]
+    """A video file, a folder of them (also nested), or a videos.jsonl with one {"path": …} a line."""
+    out: Path
+    """Folder for clips.parquet, report.html, parts/, thumbnails/ and ledger.jsonl. Running again resumes."""
+    limit_s: float = 3600.0
+    """Seconds of a video that are read; longer ones are cut there, and their ledger row says so."""
+    min_clip_s: float = 1.0
+    """Shorter shots make no clip."""
+    max_clip_s: float = 60.0
+    """Longer shots make several clips."""
+    write_clips: bool = False
+    """Whether to copy each clip to OUT/clips, without re-encoding, from keyframe to keyframe."""
+    flow: Literal["farneback", "dis", "raft"] = "farneback"
+    """Optical flow of the motion score: the paper's, a faster one, or RAFT at full size (torchvision)."""
+    raft_weights: Path | None = None
+    """File of RAFT's weights as torchvision publishes them; default: where torchvision keeps them."""
+    text: bool = True
+    """Whether to look for text."""
+    clip: str = "openai/clip-vit-large-patch14"
+    """CLIP for clip_score, aesthetic and near-duplicates: a folder, or a hub id downloaded before."""
+    aesthetic: Path | None = None
+    """Aesthetic predictor on that CLIP's embeddings (safetensors); default: none, and no aesthetic score."""
+    image_captioner: str | None = None
+    """Captions middle frames: a folder or a hub id that was downloaded before, such as a BLIP or CoCa."""
+    video_captioner: str | None = None
+    """Captions clips: a folder or a hub id that was downloaded before."""
+    language_model: str | None = None
+    """Merges both captions: a folder or a hub id that was downloaded before."""
+    device: str = "auto"
+    """Where networks compute: cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    engine: Literal["local", "ray"] = "local"
+    """Where the work runs: child processes on this machine, or a Ray cluster that shares the folder OUT."""
+    ray_address: str | None = None
+    """Ray cluster to join, such as auto or HOST:6379; default: one of its own on this machine."""
+    chunk: int = 16
+    """Videos per Ray task; one process serves them all and loads its networks once."""
+    workers: int = 1
+    """Processes at once; each holds its own networks."""
+    threads: int = 1
+    """Threads of each process."""
+    timeout_s: float = 7200.0
+    """Wall-clock limit per video; a process that takes longer is stopped."""
+    silence_s: float = 300.0
+    """A process that makes no progress for so long is stopped."""
+    attempts: int = 3
+    """How often a video may crash or hang its process before it is quarantined."""
+    memory_mb: float = 8000.0
+    """Resident memory of one process above which it is stopped."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit_s", "min_clip_s", "timeout_s", "silence_s", "memory_mb"):
+            value = getattr(self, name)
+            check(0 < value < math.inf, f"{name} must be above 0; got {value}")
+        check(
+            self.min_clip_s <= self.max_clip_s < math.inf,
+            f"max_clip_s must be at least min_clip_s = {self.min_clip_s:g}; got {self.max_clip_s}",
+        )
+        for name in ("workers", "threads", "attempts", "chunk"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CurateSelectConfig:
+    """Clips for training by their stored scores; no video is opened.
+
+    A rule on a score leaves out clips without it. A flag overrides the preset's rule, and a share of 0 takes
+    it back.
+    """
+
+    folder: Positional[Path]
+    """Folder that `svd3d curate` has written."""
+    out: Path
+    """File for the chosen clips: Parquet with the columns of clips.parquet."""
+    preset: Literal["lvd-f", "high-quality", "camera-pan", "camera-zoom", "camera-static"] | None = None
+    """Rules to start from; lvd-f are the paper's: 0.25 by motion, aesthetic and text, 0.5 by CLIP score."""
+    drop_motion: float | None = None
+    """Share of the clips with the least motion that is dropped."""
+    drop_aesthetic: float | None = None
+    """Share of the clips with the lowest aesthetic score that is dropped."""
+    drop_clip: float | None = None
+    """Share of the clips with the lowest CLIP score that is dropped."""
+    drop_text: float | None = None
+    """Share of the clips with the largest text area that is dropped."""
+    min_motion: float | None = None
+    """Lowest motion score, in pixels of a short side of 16 per half second."""
+    min_aesthetic: float | None = None
+    """Lowest aesthetic score, 1 to 10."""
+    min_clip: float | None = None
+    """Lowest CLIP score, a cosine."""
+    max_text: float | None = None
+    """Largest part of the picture in boxes around text; the paper speaks of 0.07."""
+    camera: tuple[Literal["static", "pan", "tilt", "zoom", "roll", "mixed", "unknown"], ...] | None = None
+    """Kinds of camera motion."""
+    min_camera_confidence: float | None = None
+    """Lowest confidence in the kind of camera motion, 0 to 1."""
+    min_seconds: float | None = None
+    """Shortest clip."""
+    min_short_side: int | None = None
+    """Least pixels of the shorter side."""
+    drop_duplicates: bool | None = None
+    """Whether clips that show the same as an earlier one are dropped."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.startswith(("drop_", "max_text")) and not (value is None or isinstance(value, bool)):
+                check(0 <= value < 1, f"{name} must be 0 or more and below 1; got {value}")
+
+
+@dataclass(frozen=True)
+class CurateStatusConfig:
+    """How many videos of a folder are done, failed or open."""
+
+    out: Positional[Path]
+    """Folder that `svd3d curate` writes or has written; also while it is running."""
+
+
+@dataclass(frozen=True)
+class CurateFailuresConfig(CurateStatusConfig):
+    """Failed videos by class, each with an example."""
+
+    markdown: bool = False
+    """Print the table as Markdown."""
+
+
+@dataclass(frozen=True)
+class CurateWhyConfig:
+    """The whole story of one video: every attempt, with the last words of its process."""
+
+    out: Positional[Path]
+    """Folder that `svd3d curate` has written."""
+    uid: Positional[str]
+    """The video, by the column video_id."""
+
+
+@dataclass(frozen=True)
+class CurateRetryConfig:
+    """Let failed videos be tried again by the next `svd3d curate`."""
+
+    out: Positional[Path]
+    """Folder that `svd3d curate` has written."""
+    uids: tuple[str, ...] = ()
+    """Only these videos; default: all that failed."""
+    kinds: tuple[str, ...] = ()
+    """Only failures of these classes, such as crash or damaged (see: svd3d curate failures)."""
+
+
+@dataclass(frozen=True)
+class CurateVoteConfig:
+    """People choose between clips of two thresholds; Elo ratings with intervals tell which they prefer."""
+
+    folder: Positional[Path]
+    """Folder that `svd3d curate` has written."""
+    by: Literal["motion", "aesthetic", "clip_score", "text_area"] = "motion"
+    """The score whose threshold is voted on."""
+    thresholds: tuple[float, ...] = (0.0, 0.125, 0.25, 0.5)
+    """Shares dropped; each makes a group of clips, and groups play against each other."""
+    tasks: int = 64
+    """Pairs of clips for each two groups."""
+    votes_per_task: int = 3
+    """People who are asked about one pair."""
+    voter: str = ""
+    """Name under which votes are kept; default: the login name."""
+    port: int = 0
+    """Port on 127.0.0.1; 0 takes a free one."""
+    seed: int = 0
+    """Seed of pairs and bootstraps."""
+    report: bool = False
+    """Do not vote, report the ratings of the votes that are there."""
+    votes: Path | None = None
+    """Report on this file of votes (CSV or JSON lines) instead of FOLDER/votes-BY.jsonl."""
+
+    def __post_init__(self) -> None:
+        check(len(set(self.thresholds)) >= 2, f"thresholds must name at least two; got {self.thresholds}")
+        for share in self.thresholds:
+            check(0 <= share < 1, f"thresholds are shares, 0 or more and below 1; got {share}")
+        for name in ("tasks", "votes_per_task"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+        check(0 <= self.port < 65536, f"port must lie between 0 and 65535; got {self.port}")
+        check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2^63; got {self.seed}")
+
+
+@dataclass(frozen=True)
 class CacheConfig:
-    """Sample folders to latent shards: what the encoders make of them, once, for `svd3d train`."""
+    """Sample folders or clips to latent shards: what the encoders make of them, once, for training.
+
+    Of captures the largest square in the middle is taken, of clips frames around the middle one, scaled until
+    they just cover the size and cropped.
+    """
 
     views: Positional[Path]
-    """A sample folder, or a folder of them."""
+    """A sample folder or a folder of them, also of captures; or clips: a folder of svd3d curate, or a Parquet
+    file of svd3d curate select."""
     out: Path
     """Folder for the shards."""
     model: str = "tiny"
-    """Hub id or folder of a diffusers pipeline, or `tiny`, whose autoencoder and CLIP are used."""
+    """Hub id or folder of a diffusers pipeline, or `tiny`, whose autoencoder and CLIP are used; captions of
+    clips need a text encoder."""
     size: int | None = None
     """Height and width of the views in pixels; default: the size the model was trained at."""
     num_views: int = DEFAULT_VIEWS
     """Views that each sample must hold; `svd3d train` can thin them out."""
+    clip_size: tuple[int, int] = (320, 576)
+    """Height and width of the frames of clips in pixels; those of the base model of the SVD paper."""
+    clip_frames: int = 14
+    """Frames of each clip; shorter ones are left out."""
+    clip_fps: float = 7.0
+    """Frames per second of clips; slower videos are left out."""
+    clip_stride: int | None = None
+    """Instead: every so many-th frame of clips, at the rate that this gives."""
     all_condition_views: bool = False
     """Let training begin orbits at any view, not at view 0 alone; shards grow by about 1 + K times."""
     noise_variants: int = 2
@@ -419,7 +618,8 @@ class CacheConfig:
     backgrounds: tuple[Literal["white", "random"], ...] = ("white", "random")
     """One row for each; `random` is one colour an object, and may be given more than once."""
     objects_per_shard: int = 128
-    """Objects that are lost at most when a run is killed; at 576 pixels, 256 MB for two backgrounds."""
+    """Objects or clips that are lost at most when a run is killed; orbits of 576 pixels take 256 MB for two
+    backgrounds."""
     part: int = 0
     """Which of PARTS this process does; several may share --out at a time, one a GPU, say."""
     parts: int = 1
@@ -427,7 +627,7 @@ class CacheConfig:
     encode_chunk: int = 7
     """Views encoded at once; fewer need less memory."""
     workers: int = 2
-    """Threads that read pictures ahead."""
+    """Threads that read pictures ahead, or that decode a video."""
     seed: int = 0
     """Seed of noise and colours."""
     device: str = "auto"
@@ -443,6 +643,14 @@ class CacheConfig:
         )
         for name in ("objects_per_shard", "parts", "encode_chunk", "workers"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+        check(
+            1 <= self.clip_frames <= MAX_VIEWS,
+            f"clip_frames must lie between 1 and {MAX_VIEWS}; got {self.clip_frames}",
+        )
+        check(0 < self.clip_fps < math.inf, f"clip_fps must be above 0; got {self.clip_fps}")
+        stride, clip_size = self.clip_stride, self.clip_size
+        check(stride is None or stride >= 1, f"clip_stride must be at least 1; got {stride}")
+        check(min(clip_size) >= 16, f"clip_size must be at least 16 pixels; got {clip_size}")
         check(self.noise_variants >= 0, f"noise_variants must not be below 0; got {self.noise_variants}")
         check(len(self.backgrounds) > 0, "backgrounds must name at least one of white, random")
         last = self.parts - 1
@@ -458,6 +666,41 @@ class CacheVerifyConfig:
     """The folder that `svd3d cache` made."""
     repair: bool = False
     """Encode damaged shards again, from the views and the model that made them."""
+
+
+@dataclass(frozen=True)
+class CurateCapturesConfig:
+    """Walks around real objects, as in MVImgNet, to training samples without cameras."""
+
+    source: Positional[Path]
+    """A folder with CLASS/ID/images/000.jpg …, folders of frames or films below it, or one of these."""
+    out: Path
+    """Folder for the samples: OUT/CLASS-ID/."""
+    num_views: int = DEFAULT_VIEWS
+    """Views to thin each capture out to, evenly from its first to its last frame."""
+    size: int = 576
+    """Shorter side of the views in pixels; smaller frames stay as they are."""
+    portrait: Literal["rotate", "keep"] = "rotate"
+    """`rotate` turns frames in portrait by 90 degrees counter-clockwise, as in the SVD paper; `keep` leaves
+    their objects upright, which suits training at square sizes."""
+    reverse: bool = True
+    """Play captures backwards: their last frame becomes view 0, the condition."""
+    licence: str = ""
+    """Of the pictures; kept with the samples and with whatever learns from them."""
+    part: int = 0
+    """Which of PARTS this process does; several may share --out at a time."""
+    parts: int = 1
+    """How many processes share the work."""
+
+    def __post_init__(self) -> None:
+        check(
+            2 <= self.num_views <= MAX_VIEWS,
+            f"num_views must lie between 2 and {MAX_VIEWS}; got {self.num_views}",
+        )
+        check(self.size >= 16, f"size must be at least 16 pixels; got {self.size}")
+        check(self.parts >= 1, f"parts must be at least 1; got {self.parts}")
+        last = self.parts - 1
+        check(0 <= self.part <= last, f"part must lie between 0 and parts - 1 = {last}; got {self.part}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from svd3d import cache, cli, images, runs, sample
 from svd3d.data import latents, shards
@@ -18,6 +19,7 @@ from svd3d.data.latents import Latents
 from svd3d.errors import ConfigError, InputError, OutputError
 from svd3d.model import TINY_FOLDER, conditioning, vae
 from svd3d.model.pipeline import SVDMVPipeline
+from svd3d.sample import Capture
 from svd3d.settings import CacheConfig, CacheVerifyConfig
 
 VIEWS = 3
@@ -115,6 +117,38 @@ def test_noise_lies_in_the_pixels_and_its_strength_is_known(made, pipeline):
     found = row.cond_latents[:, 1] - row.cond_latents[:, 0]
     ratio = found.square().mean((1, 2, 3)).sqrt() / expected.square().mean((1, 2, 3)).sqrt()
     assert (ratio.log().abs() < 0.5).all(), ratio
+
+
+def test_captures_and_orbits_share_a_cache(make_sample, settings, pipeline, tmp_path):
+    """Of a capture the middle square is stored, before no background, with angles that nobody knows."""
+    random = np.random.default_rng(0)
+    film = random.integers(0, 256, (VIEWS, 64, 96, 3), dtype=np.uint8)
+    sample.write_capture(Capture("walk", film, {"licence": "cc-by"}), tmp_path / "views/walk")
+    make_sample(tmp_path / "views/o1", uid="o1", num_views=VIEWS, depth=False)
+    run(settings, tmp_path / "cache", views=tmp_path / "views")
+    opened = Latents.open(tmp_path / "cache")
+    assert opened.uids == ["o1", "walk"]
+    for variant in range(2):
+        row = opened.read(1, variant=variant)
+        pixels = torch.from_numpy(film[:, :, 16:80] / 127.5 - 1).permute(0, 3, 1, 2).float()
+        with torch.no_grad():
+            expected = pipeline.vae.encode(pixels).latent_dist.mode()
+        torch.testing.assert_close(row.cond_latents[:, 0], expected, rtol=2e-3, atol=2e-3)
+        assert row.elevations_deg.isnan().all()
+        assert row.azimuths_deg.isnan().all()
+    assert opened.read(0).elevations_deg.isfinite().all()
+    licences = json.loads((tmp_path / "cache/manifest.json").read_text())["licences"]
+    assert "cc-by" in licences
+
+
+def test_another_model_never_joins_a_cache(settings, views, tmp_path):
+    model = shutil.copytree(TINY_FOLDER, tmp_path / "model")
+    some = shutil.copytree(views / "o1", tmp_path / "views/o1").parent
+    run(settings, tmp_path / "cache", views=some, model=str(model))
+    weights = model / "vae/diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * each for name, each in load_file(weights).items()}, weights)
+    with pytest.raises(ConfigError, match="its orbits were made by another model or at another size"):
+        run(settings, tmp_path / "cache", model=str(model))
 
 
 def test_the_condition_view_of_a_sample_comes_first(make_sample, settings, tmp_path):

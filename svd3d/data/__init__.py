@@ -1,4 +1,4 @@
-"""What training reads: latent shards on disk (`latents`) and the order they are seen in (`dataset`).
+"""What training reads: latent shards of orbits and `clips` on disk (`latents`), and their order (`dataset`).
 
 This module itself is light: it imports no torch.
 """

@@ -5,9 +5,10 @@ the object, and keyed hashes everything that is drawn for the sample. So one int
 number of processes, loader workers and micro-batches sees the same samples in the same global order.
 """
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from svd3d.cameras import every
-from svd3d.data.latents import Latents, Row
+from svd3d.data import clips
+from svd3d.data.latents import Cache, ClipLatents, Latents, Row, Shape
 from svd3d.errors import ConfigError, InputError
 
 Part = Literal["train", "held-out"]
@@ -60,55 +62,68 @@ class Draws(Dataset[Batch]):
     """
 
     def __init__(
-        self, latents: Latents, objects: list[int], *, seed: int, num_views: int, shuffled: bool
+        self,
+        latents: Cache[Any, Any],
+        objects: list[int],
+        *,
+        seed: int,
+        sample: Callable[[Any, Callable[[int, str], int]], Batch],
+        shuffled: bool,
     ) -> None:
+        """`sample` takes what is seen of a row; its second argument draws a number below a bound."""
         self.latents = latents
         self.objects = objects
         self.seed = seed
-        self.num_views = num_views
+        self.sample = sample
         self.shuffled = shuffled
 
     def __getitem__(self, position: int) -> Batch:
+        def drawn(bound: int, what: str) -> int:
+            return draw(bound, what, self.seed, position)
+
         epoch, place = divmod(position, len(self.objects))
         if self.shuffled:
             place = permuted(place, len(self.objects), "order", self.seed, epoch)
-        shape = self.latents.info.shape
-        variant = self._draw(len(shape.backgrounds), "background", position) if self.shuffled else 0
+        variant = drawn(self.latents.info.shape.variants, "background") if self.shuffled else 0
         index, damaged = self.objects[place], ""
         try:
             row = self.latents.read(index, variant=variant)
         except InputError as error:
             row, damaged = self.latents.zeros(index), str(error)
-        weight = torch.tensor(0.0 if damaged else 1.0)
-        return {**self._sample(row, position), "weight": weight, "damaged": damaged}
-
-    def _sample(self, row: Row, position: int) -> Batch:
-        """The orbit from a view on that can be the condition, thinned out to the views of the model."""
-        shape = self.latents.info.shape
-        start = self._draw(shape.condition_views, "roll", position)
-        views = every(shape.num_views, num_views=self.num_views, start=start)
-        noisy = min(shape.noise_variants, 1) + self._draw(max(shape.noise_variants, 1), "noise", position)
         return {
-            "latents": row.latents[views],
-            "cond_latents": row.cond_latents[start, noisy],
-            "noise_aug": row.noise_aug[start, noisy],
-            "clip": row.clip[start, None],
-            "elevations_deg": row.elevations_deg[views],
-            "azimuths_deg": row.azimuths_deg[views],
-            "draw_seed": torch.tensor(self._draw(1 << 63, "draw", position)),
+            **self.sample(row, drawn),
+            "draw_seed": torch.tensor(drawn(1 << 63, "draw")),
             "uid": row.uid,
+            "weight": torch.tensor(0.0 if damaged else 1.0),
+            "damaged": damaged,
         }
 
-    def _draw(self, bound: int, what: str, position: int) -> int:
-        return draw(bound, what, self.seed, position)
+
+def orbit_sample(row: Row, drawn: Callable[[int, str], int], *, shape: Shape, num_views: int) -> Batch:
+    """The orbit from a view on that can be the condition, thinned out to the views of the model.
+
+    A capture is no closed orbit: it begins with its first view.
+    """
+    start = 0 if row.azimuths_deg.isnan().any() else drawn(shape.condition_views, "roll")
+    views = every(shape.num_views, num_views=num_views, start=start)
+    noisy = min(shape.noise_variants, 1) + drawn(max(shape.noise_variants, 1), "noise")
+    return {
+        "latents": row.latents[views],
+        "cond_latents": row.cond_latents[start, noisy],
+        "noise_aug": row.noise_aug[start, noisy],
+        "clip": row.clip[start, None],
+        "elevations_deg": row.elevations_deg[views],
+        "azimuths_deg": row.azimuths_deg[views],
+    }
 
 
 class Batches:
     """The micro-batches of one process, from a global position on.
 
-    Each has `latents [b v c h w]` (scaled), `cond_latents [b c h w]` (not scaled), `noise_aug [b]`,
-    `clip [b 1 d]`, `elevations_deg [b v]`, `azimuths_deg [b v]`, all float32, `draw_seed [b]`, int64, which
-    seeds whatever else is random about a sample, and `uid`, a list. View 0 is the condition.
+    Of orbits each has `latents [b v c h w]` (scaled), `cond_latents [b c h w]` (not scaled), `noise_aug [b]`,
+    `clip [b 1 d]`, `elevations_deg [b v]` and `azimuths_deg [b v]` (NaN of captures), all float32; view 0 is
+    the condition. Of clips, each has what `svd3d.data.clips.sample` tells. Both have `draw_seed [b]`, int64,
+    which seeds whatever else is random about a sample, and `uid`, a list.
 
     An object whose latents are damaged raises `InputError`, or with `damaged="skip"` it keeps its place as
     zeros: `weight [b]`, float32, is 0 for it and 1 for others, and `damaged` lists what is wrong, by name.
@@ -120,7 +135,7 @@ class Batches:
 
     def __init__(
         self,
-        latents: Latents,
+        latents: Latents | ClipLatents,
         *,
         seed: int,
         global_batch: int,
@@ -150,13 +165,14 @@ class Batches:
         self.part = part
         self.workers = workers
         self.damaged = damaged
-        self.draws = Draws(
-            latents,
-            objects_of(latents, part, held_out=held_out),
-            seed=seed,
-            num_views=num_views or latents.info.shape.num_views,
-            shuffled=part == "train",
-        )
+        if isinstance(latents, ClipLatents):
+            sample: Any = functools.partial(clips.sample, shape=latents.info.shape)
+        else:
+            shape = latents.info.shape
+            num_views = num_views or shape.num_views
+            sample = functools.partial(orbit_sample, shape=shape, num_views=num_views)
+        objects = objects_of(latents, part, held_out=held_out)
+        self.draws = Draws(latents, objects, seed=seed, sample=sample, shuffled=part == "train")
 
     def __iter__(self) -> Iterator[Batch]:
         positions_of_batches, plan = itertools.tee(self._plan(self.position))
@@ -187,13 +203,14 @@ class Batches:
             start = end
 
 
-def objects_of(latents: Latents, part: Part, *, held_out: float) -> list[int]:
-    """Indices of the objects of a part, in the order of their names.
+def objects_of(latents: Cache[Any, Any], part: Part, *, held_out: float) -> list[int]:
+    """Indices of the objects of a part, in the order of their names; clips of a video stay together.
 
     Raises `ConfigError` where there are none.
     """
     wanted = part == "held-out"
-    objects = [i for i, uid in enumerate(latents.uids) if is_held_out(uid, held_out) == wanted]
+    origins = map(latents.origin, latents.uids)
+    objects = [i for i, origin in enumerate(origins) if is_held_out(origin, held_out) == wanted]
     if not objects:
         raise ConfigError(
             f"{latents.folder}: no object of {len(latents)} is for {part} with held-out fraction "

@@ -16,7 +16,10 @@ A row holds one orbit of `v` views, of which the first `n` (one or all) can be t
 
 SVD adds noise to the condition in pixels, before it is encoded, with log strength ~ N(-3, 0.5^2) (appendix
 D). Latents cannot be noised so afterwards; several noisy pictures are therefore encoded and training picks
-one. Shards are plain Parquet with the features of `datasets`: `load_dataset("parquet", ...)` reads them too.
+one. Of captures nobody knows the angles: they are NaN. Shards are plain Parquet with the features of
+`datasets`: `load_dataset("parquet", ...)` reads them too.
+
+Rows of clips lie in the same files, in a cache of their own: `svd3d.data.clips` tells what they hold.
 """
 
 import functools
@@ -26,9 +29,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -36,6 +38,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svd3d import runs
+from svd3d.data import clips
+from svd3d.data.columns import Column
 from svd3d.errors import InputError
 
 FORMAT = 1
@@ -62,6 +66,8 @@ class Encoders:
 class Shape:
     """What all rows have in common."""
 
+    kind: ClassVar[str] = "orbits"
+
     size: int
     """Height and width of the pictures in pixels."""
     num_views: int
@@ -82,16 +88,24 @@ class Shape:
         return cls(**{**content, **tuples})
 
     @property
-    def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays of a row by name."""
+    def variants(self) -> int:
+        """Rows of each object."""
+        return len(self.backgrounds)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Fields of a row by name."""
         conditions, encodings = self.condition_views, 1 + self.noise_variants
         return {
-            "latents": (self.num_views, *self.latent),
-            "cond_latents": (conditions, encodings, *self.latent),
-            "noise_aug": (conditions, encodings),
-            "clip": (conditions, self.clip_dim),
-            "elevations_deg": (self.num_views,),
-            "azimuths_deg": (self.num_views,),
+            "uid": Column("string"),
+            "licence": Column("string"),
+            "background": Column("float32", (3,), plain=True),
+            "latents": Column("float16", (self.num_views, *self.latent)),
+            "cond_latents": Column("float16", (conditions, encodings, *self.latent)),
+            "noise_aug": Column("float32", (conditions, encodings)),
+            "clip": Column("float16", (conditions, self.clip_dim)),
+            "elevations_deg": Column("float32", (self.num_views,)),
+            "azimuths_deg": Column("float32", (self.num_views,)),
         }
 
 
@@ -105,12 +119,17 @@ class ShardEntry:
     objects: int
 
 
+S = TypeVar("S", Shape, clips.Shape)
+R = TypeVar("R")
+C = TypeVar("C", bound="Cache")
+
+
 @dataclass(frozen=True)
-class Info:
+class Info(Generic[S]):
     """The index of a cache."""
 
-    encoders: Encoders
-    shape: Shape
+    encoders: Encoders | clips.Encoders
+    shape: S
     shards: tuple[ShardEntry, ...]
     objects: int
     failed: int
@@ -139,13 +158,22 @@ class Row:
     azimuths_deg: Float[Tensor, "v"]
 
 
-class Latents:
+KINDS: dict[str, tuple[Any, Any, Any]] = {
+    Shape.kind: (Shape, Encoders, Row),
+    clips.Shape.kind: (clips.Shape, clips.Encoders, clips.Row),
+}
+"""What each kind of cache is made of."""
+
+
+class Cache(Generic[S, R]):
     """A finished cache, opened for reading. Objects are sorted by uid, whatever shards they lie in.
 
     Small and picklable: workers of a data loader open their own files.
     """
 
-    def __init__(self, folder: Path, info: Info, objects: pa.Table) -> None:
+    kind: ClassVar[str]
+
+    def __init__(self, folder: Path, info: Info[S], objects: pa.Table) -> None:
         self.folder = folder
         self.info = info
         self.uids: list[str] = objects.column("uid").to_pylist()
@@ -153,13 +181,21 @@ class Latents:
         self._places = objects.column("place").to_numpy()
 
     @classmethod
-    def open(cls, folder: Path, *, vae_digest: str | None = None, size: int | None = None) -> "Latents":
+    def open(
+        cls: type[C],
+        folder: Path,
+        *,
+        vae_digest: str | None = None,
+        size: int | tuple[int, int] | None = None,
+    ) -> C:
         """Open a cache and check it: all shards there, of the length the index says, of this VAE and size.
 
         Contents are checked when they are read, page by page, and all at once by `verify`. Raises
-        `InputError` for what is missing, changed, or made for another model.
+        `InputError` for what is missing, changed, or made for another model or kind of training.
         """
         info = read_index(folder)
+        if info.shape.kind != cls.kind:
+            raise InputError(f"{folder}: holds {info.shape.kind}, expected {cls.kind}; pass another cache")
         _check_maker(folder, info, vae_digest=vae_digest, size=size)
         for shard in info.shards:
             if fault := quick_fault(folder, shard):
@@ -169,54 +205,71 @@ class Latents:
             raise InputError(f"{path}: does not fit {INDEX}; run the svd3d cache command again")
         return cls(folder, info, pq.read_table(path))
 
+    def origin(self, uid: str) -> str:
+        """What is held out together with an object."""
+        return uid
+
     def __len__(self) -> int:
         """How many objects there are."""
         return len(self.uids)
 
-    def read(self, index: int, *, variant: int = 0) -> Row:
-        """Object `index` in the order of `uids`, before the background number `variant`.
+    def read(self, index: int, *, variant: int = 0) -> R:
+        """Object `index` in the order of `uids`, its row number `variant`: of orbits, one per background.
 
         Raises `InputError` for what changed since it was written.
         """
         uid = self.uids[index]
         shard = self.info.shards[int(self._shards[index])]
         path = self.folder / "shards" / shard.name / LATENTS
-        group = int(self._places[index]) * len(self.info.shape.backgrounds) + variant
+        group = int(self._places[index]) * self.info.shape.variants + variant
         try:
-            row = self._row(_open_shard(str(path), os.getpid()).read_row_group(group, use_threads=False))
-            if row.uid != uid:
-                raise ValueError(f"another object, {row.uid}, lies there")
+            table = _open_shard(str(path), os.getpid()).read_row_group(group, use_threads=False)
+            found = {name: each.read(table.column(name)) for name, each in self.info.shape.columns.items()}
+            if found["uid"] != uid:
+                raise ValueError(f"another object, {found['uid']}, lies there")
         except (OSError, pa.ArrowException, LookupError, ValueError) as error:  # whatever its footer now says
             reason = f"{path}: {uid} cannot be read ({' '.join(str(error).split())})"
             raise InputError(f"{reason}; run: svd3d cache verify {self.folder} --repair") from error
-        return row
+        return self._row(found)
 
-    def zeros(self, index: int) -> Row:
+    def zeros(self, index: int) -> R:
         """In place of a row that cannot be read: all numbers are zero."""
-        arrays = {name: torch.zeros(size) for name, size in self.info.shape.sizes.items()}
-        return Row(uid=self.uids[index], licence="", background=(0.0, 0.0, 0.0), **arrays)
+        values = {name: each.zero() for name, each in self.info.shape.columns.items()}
+        return self._row({**values, "uid": self.uids[index]})
 
-    def rows(self, uids: Sequence[str], *, variant: int = 0) -> list[Row]:
+    def rows(self, uids: Sequence[str], *, variant: int = 0) -> list[R]:
         """The rows of objects by name. Raises `InputError` for one that is not there."""
         places = {uid: index for index, uid in enumerate(self.uids)}
         if unknown := [uid for uid in uids if uid not in places]:
             raise InputError(f"{self.folder}: holds no object {unknown[0]}; {len(self)} others are there")
         return [self.read(places[uid], variant=variant) for uid in uids]
 
-    def _row(self, table: pa.Table) -> Row:
-        def numbers(name: str, size: tuple[int, ...]) -> Tensor:
-            return torch.from_numpy(_flat(table.column(name)).astype(np.float32).reshape(size))
-
-        return Row(
-            uid=table.column("uid")[0].as_py(),
-            licence=table.column("licence")[0].as_py(),
-            background=tuple(_flat(table.column("background")).tolist()),
-            **{name: numbers(name, size) for name, size in self.info.shape.sizes.items()},
-        )
+    def _row(self, values: dict[str, Any]) -> R:
+        _, _, row = KINDS[self.kind]
+        return row(**values)
 
 
-def read_index(folder: Path) -> Info:
-    """The index of a finished cache. Raises `InputError` where there is none, or one of another format."""
+class Latents(Cache[Shape, Row]):
+    """A finished cache of orbits."""
+
+    kind = Shape.kind
+
+
+class ClipLatents(Cache[clips.Shape, clips.Row]):
+    """A finished cache of clips."""
+
+    kind = clips.Shape.kind
+
+    def origin(self, uid: str) -> str:
+        """The video of a clip."""
+        return clips.video_of(uid)
+
+
+def read_index(folder: Path) -> Info[Any]:
+    """The index of a finished cache of any kind.
+
+    Raises `InputError` where there is none, or one of another format.
+    """
     path = folder / INDEX
     if not path.is_file():
         what = "holds no index.json, so not a finished cache; finish it with: svd3d cache"
@@ -226,9 +279,10 @@ def read_index(folder: Path) -> Info:
         if content["format"] != FORMAT:
             found = f"format is {content['format']!r}, this version reads {FORMAT}"
             raise InputError(f"{path}: {found}; make the cache again")
+        shape, encoders, _ = KINDS[content.get("kind", Shape.kind)]
         info = Info(
-            encoders=Encoders(**content["encoders"]),
-            shape=Shape.of(content["shape"]),
+            encoders=encoders(**content["encoders"]),
+            shape=shape.of(content["shape"]),
             shards=tuple(ShardEntry(**each) for each in content["shards"]),
             **{name: content[name] for name in ("objects", "failed", "objects_sha256")},
         )
@@ -249,9 +303,9 @@ def vae_digest(vae: nn.Module) -> str:
     return _weights_digest(weights, salt=repr(vae.config["scaling_factor"]))  # type: ignore[index]
 
 
-def clip_digest(image_encoder: nn.Module) -> str:
-    """Digest of the weights of an image encoder, rounded to float16."""
-    return _weights_digest(image_encoder.state_dict())
+def clip_digest(encoder: nn.Module) -> str:
+    """Digest of the weights of a text or an image encoder, rounded to float16."""
+    return _weights_digest(encoder.state_dict())
 
 
 def _weights_digest(weights: Mapping[str, Tensor], *, salt: str = "") -> str:
@@ -281,7 +335,9 @@ def quick_fault(cache: Path, shard: ShardEntry) -> str | None:
     return None if found == shard.bytes else f"{path}: has {found} bytes, expected {shard.bytes}"
 
 
-def _check_maker(folder: Path, info: Info, *, vae_digest: str | None, size: int | None) -> None:
+def _check_maker(
+    folder: Path, info: Info[Any], *, vae_digest: str | None, size: int | tuple[int, int] | None
+) -> None:
     if vae_digest not in (None, info.encoders.vae):
         found = f"latents of the VAE {info.encoders.vae[:12]}, and the model has {vae_digest[:12]}"
         raise InputError(f"{folder}: {found}; cache the views again with --model of the training")
@@ -294,13 +350,3 @@ def _check_maker(folder: Path, info: Info, *, vae_digest: str | None, size: int 
 def _open_shard(path: str, process: int) -> pq.ParquetFile:
     """A shard, opened once by each process: files that were open at a fork are not shared."""
     return pq.ParquetFile(path, page_checksum_verification=True)
-
-
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """All numbers of a column of nested lists of one row."""
-    values: Any = column.chunk(0)
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    while pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        values = values.flatten()
-    return values.to_numpy(zero_copy_only=False)

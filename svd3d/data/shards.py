@@ -7,7 +7,6 @@ import contextlib
 import io
 import itertools
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,12 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from svd3d import runs
+from svd3d.data import clips
+from svd3d.data.columns import Column
 from svd3d.data.latents import (
     FORMAT,
     INDEX,
+    KINDS,
     LATENTS,
     OBJECTS,
     Encoders,
@@ -35,8 +37,9 @@ from svd3d.data.latents import (
 )
 from svd3d.errors import CheckpointError, InputError, OutputError
 
-HALVES = ("latents", "cond_latents", "clip")
-"""Stored as float16; other numbers as float32."""
+AnyRow = Row | clips.Row
+AnyShape = Shape | clips.Shape
+AnyEncoders = Encoders | clips.Encoders
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class ShardContent:
     """One shard, as its own card tells."""
 
     entry: ShardEntry
-    shape: Shape
-    encoders: Encoders
+    shape: AnyShape
+    encoders: AnyEncoders
     uids: tuple[str, ...]
     licences: tuple[str, ...]
     is_damaged: bool
@@ -53,9 +56,9 @@ class ShardContent:
 
 
 def write_shard(
-    cache: Path, name: str, objects: Iterable[list[Row]], *, shape: Shape, encoders: Encoders
+    cache: Path, name: str, objects: Iterable[Sequence[AnyRow]], *, shape: AnyShape, encoders: AnyEncoders
 ) -> None:
-    """Write a shard from the rows of each object, one per background; it is published whole or not at all.
+    """Write a shard from the rows of each object, of orbits one per background; whole or not at all.
 
     No objects make no shard. Raises `OutputError` when the disk is full or refuses.
     """
@@ -72,12 +75,12 @@ def write_shard(
                 for rows in itertools.chain([first], objects):
                     uids.append(rows[0].uid)
                     licences.add(rows[0].licence)
-                    table.write_table(_table(rows, features), row_group_size=1)
+                    table.write_table(_table(rows, features, shape.columns), row_group_size=1)
             file.flush()
             os.fsync(file.fileno())
         content = {"sha256": runs.sha256(path), "bytes": path.stat().st_size, "uids": uids}
         content["licences"] = sorted(licences - {""})
-        made_by = {"shape": asdict(shape), "encoders": asdict(encoders)}
+        made_by = {"kind": shape.kind, "shape": asdict(shape), "encoders": asdict(encoders)}
         runs.write_json(temporary / "shard.json", {**content, **made_by})
 
 
@@ -89,7 +92,7 @@ def read_shards(cache: Path) -> list[ShardContent]:
     return [_content(path) for path in sorted(folder.glob("*/shard.json"))]
 
 
-def write_index(cache: Path, shards: Sequence[ShardContent], *, failed: int) -> Info:
+def write_index(cache: Path, shards: Sequence[ShardContent], *, failed: int) -> Info[Any]:
     """Finish a cache: the list of objects, then the index.
 
     Raises `InputError` for shards of different encoders or shapes, or with an object in common.
@@ -113,7 +116,7 @@ def write_index(cache: Path, shards: Sequence[ShardContent], *, failed: int) -> 
     buffer = io.BytesIO()
     pq.write_table(pa.table(dict(zip(columns, arrays, strict=True))), buffer)
     runs.write_file(cache / OBJECTS, buffer.getvalue())
-    info = Info(
+    info = Info[Any](
         encoders=first.encoders,
         shape=first.shape,
         shards=tuple(shard.entry for shard in shards),
@@ -121,23 +124,25 @@ def write_index(cache: Path, shards: Sequence[ShardContent], *, failed: int) -> 
         failed=failed,
         objects_sha256=runs.sha256(cache / OBJECTS),
     )
-    runs.write_json(cache / INDEX, {"format": FORMAT, "fingerprint": info.fingerprint, **asdict(info)})
+    facts = {"format": FORMAT, "kind": first.shape.kind, "fingerprint": info.fingerprint}
+    runs.write_json(cache / INDEX, {**facts, **asdict(info)})
     return info
 
 
-def row_bytes(shape: Shape) -> int:
+def row_bytes(shape: AnyShape) -> int:
     """How long a row is on disk, nearly."""
-    return 2 * sum(math.prod(shape.sizes[name]) for name in HALVES)
+    return sum(column.bytes for column in shape.columns.values())
 
 
 def _content(path: Path) -> ShardContent:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         entry = ShardEntry(path.parent.name, card["sha256"], card["bytes"], len(card["uids"]))
+        shape, encoders, _ = KINDS[card.get("kind", Shape.kind)]
         return ShardContent(
             entry,
-            Shape.of(card["shape"]),
-            Encoders(**card["encoders"]),
+            shape.of(card["shape"]),
+            encoders(**card["encoders"]),
             tuple(card["uids"]),
             tuple(card["licences"]),
             is_damaged=quick_fault(path.parents[2], entry) is not None,
@@ -147,34 +152,30 @@ def _content(path: Path) -> ShardContent:
         raise InputError(f"{path}: not a readable shard card ({error!r}); {advice}") from error
 
 
-def _features(shape: Shape) -> datasets.Features:
-    def array(name: str, size: tuple[int, ...]) -> Any:
-        kind = "float16" if name in HALVES else "float32"
-        if len(size) == 1:
-            return datasets.List(datasets.Value(kind), length=size[0])
-        return getattr(datasets, f"Array{len(size)}D")(size, kind)
-
-    return datasets.Features(
-        {
-            "uid": datasets.Value("string"),
-            "licence": datasets.Value("string"),
-            "background": datasets.List(datasets.Value("float32"), length=3),
-            **{name: array(name, size) for name, size in shape.sizes.items()},
-        }
-    )
+def _features(shape: AnyShape) -> datasets.Features:
+    return datasets.Features({name: _feature(column) for name, column in shape.columns.items()})
 
 
-def _table(rows: list[Row], features: datasets.Features) -> pa.Table:
+def _feature(column: Column) -> Any:
+    lengths = [-1 if side is None else side for side in column.size]
+    if not lengths:
+        return datasets.Value(column.kind)
+    if len(lengths) == 1:
+        return datasets.List(datasets.Value(column.kind), length=lengths[0])
+    return getattr(datasets, f"Array{len(lengths)}D")(column.size, column.kind)
+
+
+def _table(rows: Sequence[AnyRow], features: datasets.Features, columns: dict[str, Column]) -> pa.Table:
     """Rows as Arrow has them; numbers beyond float16 are refused by `_half`."""
 
-    def plain(row: Row, name: str) -> Any:
+    def plain(row: AnyRow, name: str) -> Any:
         value = getattr(row, name)
-        if name in HALVES:
+        if columns[name].kind == "float16":
             return _half(value, where=f"{row.uid}: {name}")
         return value.numpy() if isinstance(value, Tensor) else value
 
-    columns = {name: [plain(row, name) for row in rows] for name in features}
-    return datasets.Dataset.from_dict(columns, features=features).data.table
+    values = {name: [plain(row, name) for row in rows] for name in columns}
+    return datasets.Dataset.from_dict(values, features=features).data.table
 
 
 def _half(values: Tensor, *, where: str) -> np.ndarray:

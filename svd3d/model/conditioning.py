@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from svd3d.errors import CheckpointError, ConfigError
-from svd3d.model.unet import per_view
+from svd3d.model.unet import KnownTimesteps, per_view
 
 Kind = Literal["svd-mv", "sv3d_u", "sv3d_p"]
 Guidance = Literal["constant", "linear", "triangular"]
@@ -56,13 +56,16 @@ KINDS: dict[Kind, _Traits] = {
 def prepare(unet: UNetSpatioTemporalConditionModel, kind: Kind) -> UNetSpatioTemporalConditionModel:
     """Make a UNet take the `added_time_ids` of a kind, in place; a stock SVD UNet is widened for `svd-mv`.
 
-    Raises `CheckpointError` for a UNet of another kind, `ConfigError` for a kind that is not known.
+    Numbers that are not known (NaN) are then embedded as zeros. Raises `CheckpointError` for a UNet of
+    another kind, `ConfigError` for a kind that is not known.
     """
     if kind not in KINDS:
         raise ConfigError(f"conditioning {kind!r}: not known; choose one of {', '.join(KINDS)}")
+    traits, dim = KINDS[kind], unet.config["addition_time_embed_dim"]
+    if not traits.per_view:
+        unet.add_time_proj = KnownTimesteps(dim)
     if kind == "svd-mv":
         return widen(unet)
-    traits, dim = KINDS[kind], unet.config["addition_time_embed_dim"]
     found, needed = unet.add_embedding.linear_1.in_features, dim * sum(traits.widths)
     if found != needed:
         raise CheckpointError(
@@ -113,8 +116,9 @@ def added_time_ids(
 ) -> Float[Tensor, "b *views n"]:
     """The vector condition as the UNet takes it, float32: what sampling and training have in common.
 
-    Angles are those of the cameras, input first; frame rate and motion matter to `svd-mv` only, the azimuths
-    to `sv3d_p` only. Per-view conditions have the views in the order of the network.
+    Angles are those of the cameras, input first, or NaN where they are not known, as of captures; frame rate
+    and motion matter to `svd-mv` only, the azimuths to `sv3d_p` only. Per-view conditions have the views in
+    the order of the network.
     """
 
     def column(value: float | Tensor) -> Tensor:

@@ -137,9 +137,9 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         try:
             parts = {"unet": _outline(folder or model)} if encoders_only else {}
             folder = folder or Path(cls.download(model, use_safetensors=True, **parts))
-            with _without_loading_bars():
+            with without_loading_bars():
                 needed = [name for name in NETWORKS if name not in parts]
-                parts |= {name: _network(folder, name, dtype=dtype) for name in needed}
+                parts |= {name: network(NETWORKS[name], folder, name, dtype=dtype) for name in needed}
                 return cls.from_pretrained(str(folder), **parts)
         except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -369,9 +369,9 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         return int(self.unet.config.out_channels), height // multiple, width // multiple
 
 
-def _network(folder: Path, name: str, *, dtype: torch.dtype) -> Any:
-    """One part of a checkpoint, with every weight from its file."""
-    part, report = NETWORKS[name].from_pretrained(
+def network(kind: Any, folder: Path, name: str, *, dtype: torch.dtype) -> Any:
+    """One part of a checkpoint, of a class, with every weight from its file, or a `ValueError`."""
+    part, report = kind.from_pretrained(
         str(folder), subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]):
@@ -389,7 +389,7 @@ def _outline(source: Path | str) -> Any:
 
 
 @contextlib.contextmanager
-def _without_loading_bars() -> Iterator[None]:
+def without_loading_bars() -> Iterator[None]:
     """No progress bars while parts are read from disk; those of downloads stay."""
     libraries: list[Any] = [diffusers_logging, transformers_logging]
     shown = [each for each in libraries if each.is_progress_bar_enabled()]

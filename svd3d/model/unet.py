@@ -1,4 +1,7 @@
-"""A vector condition per view in the UNet of diffusers, whose `forward` knows one vector for all views.
+"""What the vector condition of diffusers' UNet lacks: numbers that are not known, and a vector per view.
+
+A number that is not known (NaN) is embedded as zeros, which no sinusoid is: the columns of the first layer
+that belong to it add nothing and get no gradient.
 
 SV3D_p tells every view its own camera. Three hooks let such vectors [b, v, d] pass through the stock
 `forward`, which is neither copied nor replaced; there is no new weight and no new class, so checkpoints,
@@ -17,12 +20,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+class KnownTimesteps(Timesteps):
+    """Sinusoids of numbers as in stock SVD; zeros for those that are not known (NaN)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+
+    def forward(self, numbers: Float[Tensor, "n"]) -> Float[Tensor, "n _width"]:  # type: ignore[override]
+        """A row for each number."""
+        return super().forward(numbers).masked_fill(numbers.isnan()[:, None], 0)
+
+
 class Sinusoids(nn.Module):
     """Sinusoids of several widths for rows of numbers: `len(widths)` numbers a row to sum(widths)."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.columns = nn.ModuleList(Timesteps(width, True, downscale_freq_shift=0) for width in widths)
+        self.columns = nn.ModuleList(KnownTimesteps(width) for width in widths)
 
     def forward(self, numbers: Float[Tensor, "_n"]) -> Float[Tensor, "_rows _width"]:
         """All rows, which come flattened."""

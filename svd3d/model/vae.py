@@ -16,18 +16,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder
+from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from diffusers.models.resnet import SpatioTemporalResBlock
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+Encoding = AutoencoderKL | AutoencoderKLTemporalDecoder
+"""Autoencoders whose encoder is that of Stable Diffusion; only their decoders differ."""
 PerView = Callable[[Tensor], Tensor]
 """A layer, or a part of one, that treats each view [v, c, h, w] alone."""
 
 
-def encode_condition(vae: AutoencoderKLTemporalDecoder, pixels: Float[Tensor, "n 3 _H _W"]) -> Tensor:
+def encode_condition(vae: Encoding, pixels: Float[Tensor, "n 3 _H _W"]) -> Tensor:
     """Latents [n, c, h, w] of conditioning pictures in [-1, 1]: the mode, not scaled (as SVD was trained).
 
     Computed in float32 where a float16 autoencoder would overflow (`force_upcast`).
@@ -37,7 +39,7 @@ def encode_condition(vae: AutoencoderKLTemporalDecoder, pixels: Float[Tensor, "n
 
 
 def encode_views(
-    vae: AutoencoderKLTemporalDecoder,
+    vae: Encoding,
     pixels: Float[Tensor, "n 3 _H _W"],
     *,
     generator: torch.Generator | None = None,

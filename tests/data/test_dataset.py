@@ -1,5 +1,6 @@
 """The order of training: a permutation, the same however the work is divided, resumed with one integer."""
 
+import dataclasses
 import multiprocessing
 import shutil
 from itertools import islice
@@ -113,6 +114,18 @@ def test_orbits_are_thinned_out_from_the_view_they_begin_with(opened):
     batch = next(iter(Batches(opened, **SETTINGS, num_views=3)))
     begin = batch["clip"][:, 0, :1]
     assert torch.equal(batch["latents"][:, :, 0, 0, 0] % 100, (begin + torch.tensor([0, 2, 4])) % 6)
+
+
+def test_a_capture_is_no_circle_and_begins_with_its_first_view(opened):
+    shape = opened.info.shape
+    row = opened.read(0)
+    unknown = torch.full_like(row.azimuths_deg, torch.nan)
+    capture = dataclasses.replace(row, azimuths_deg=unknown, elevations_deg=unknown)
+    for number in range(6):
+        drawn = dataset.orbit_sample(capture, lambda bound, _, n=number: n % bound, shape=shape, num_views=3)
+        assert drawn["latents"][:, 0, 0, 0].tolist() == [0, 2, 4]
+        assert drawn["cond_latents"][0, 0, 0].item() in (1, 2)  # of view 0, with noise
+        assert drawn["azimuths_deg"].isnan().all()
 
 
 def test_the_held_out_part_is_passed_once_by_name(opened):

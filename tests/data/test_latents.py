@@ -163,6 +163,17 @@ def test_a_page_that_rotted_is_named_when_it_is_read(copied):
     assert found.rows(["o05", "o00"], variant=1)
 
 
+def test_a_cache_from_before_there_were_clips_is_one_of_orbits(copied, opened):
+    for path in (copied / "index.json", *copied.glob("shards/*/shard.json")):
+        content = json.loads(path.read_text())
+        assert content.pop("kind") == "orbits"
+        path.write_text(json.dumps(content))
+    assert Latents.open(copied).info.fingerprint == opened.info.fingerprint
+    assert {each.shape.kind for each in shards.read_shards(copied)} == {"orbits"}
+    with pytest.raises(InputError, match="holds orbits, expected clips; pass another cache"):
+        latents.ClipLatents.open(copied)
+
+
 def test_shards_of_two_models_or_with_one_object_twice_do_not_mix(make_cache, make_row, opened, tmp_path):
     info, row = opened.info, make_row("o90", 0)
     make_cache(tmp_path, ["o01", "o02"])

@@ -68,6 +68,34 @@ def test_elevation_matters_once_its_columns_are_trained(stock, widened):
     torch.testing.assert_close(low, same)
 
 
+def test_an_elevation_that_is_not_known_leaves_its_columns_alone(stock):
+    """It is neither 0 degrees nor any other: the network is the stock one, and its columns learn nothing."""
+    network = conditioning.prepare(unet(3), "svd-mv")
+    columns = network.add_embedding.linear_1.weight
+    with torch.no_grad():
+        columns[:, 96:] = 0.1
+    unknown, zero = denoise(network, ids(math.nan, 0.0))
+    expected = denoise(stock, ids(0.0, 0.0)[:, :3])
+    torch.testing.assert_close(unknown, expected[0], rtol=0, atol=1e-5)
+    assert (zero - unknown).abs().max() > 1e-3
+    random = torch.Generator().manual_seed(0)
+    sample, context = torch.randn(2, 3, 32, 4, 4, generator=random), torch.randn(2, 1, 32, generator=random)
+    network(sample, torch.tensor(0.3), context, ids(math.nan, math.nan)).sample.square().mean().backward()
+    assert not columns.grad[:, 96:].any()
+    assert columns.grad[:, :96].any()
+
+
+@torch.no_grad()
+def test_cameras_that_are_not_known_are_zeros_in_every_kind():
+    angles = torch.full((1, 3), math.nan)
+    for kind, time_ids in (("sv3d_u", 1), ("sv3d_p", 5)):
+        network = conditioning.prepare(unet(time_ids), kind)
+        told = conditioning.added_time_ids(
+            kind, elevations_deg=angles, azimuths_deg=angles, noise_aug_strength=0.02
+        )
+        assert denoise(network, told).isfinite().all()
+
+
 def test_widening_draws_no_random_numbers_and_keeps_what_may_be_trained():
     network = unet(3).requires_grad_(False)
     before = torch.get_rng_state()

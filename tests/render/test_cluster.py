@@ -1,5 +1,6 @@
 """The engine `ray`: the same samples as the local one, also when nodes die; nothing lost, nothing double."""
 
+import functools
 import importlib.util
 import os
 import socket
@@ -14,7 +15,7 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
-from render import cluster, objects, pool
+from render import cluster, local, objects, pool
 from render import run as stage
 from render.config import RenderConfig
 from svd3d import runs
@@ -95,15 +96,18 @@ def wait_until(condition, timeout_s=240.0):
         time.sleep(0.05)
 
 
-def found(folder):
-    return objects.find(folder)
+def task(asked, attempts, command):
+    """What a task tells about all objects of a folder."""
+    lead = functools.partial(local.run, asked, lights=[], command=command)
+    work = cluster.Work("render", lead, functools.partial(local.made_before, asked.out))
+    return cluster._work(work, objects.find(asked.source), attempts)
 
 
 def test_what_a_lost_task_finished_is_told_and_not_rendered_again(tmp_path, command):
     asked = config(boxes(tmp_path / "objects", ["a", "b"]), tmp_path / "out", engine="local", workers=1)
     results(asked, command)
     row = runs.read_lines(asked.out / "ledger.jsonl")[0]
-    told = list(cluster._render(asked, found(asked.source), {"a": 0, "b": 2}, [], ("/no/such/program",)))
+    told = list(task(asked, {"a": 0, "b": 2}, ("/no/such/program",)))
     assert [(t.outcome.job, t.outcome.kind, t.outcome.attempt, t.outcome.final) for t in told] == [
         ("a", "done", 1, True),
         ("b", "done", 3, True),
@@ -114,12 +118,12 @@ def test_what_a_lost_task_finished_is_told_and_not_rendered_again(tmp_path, comm
 
 def test_what_is_nobodys_object_ends_the_run_and_names_the_node(tmp_path, command):
     asked = config(boxes(tmp_path / "objects", ["full"]), tmp_path / "out")
-    (halt,) = cluster._render(asked, found(asked.source), {"full": 0}, [], command)
+    (halt,) = task(asked, {"full": 0}, command)
     error = halt.error()
     assert isinstance(error, OutputError)
     assert "scratch disk is full" in str(error)
     assert str(error).endswith(f"(on {os.uname().nodename})")
-    (halt,) = cluster._render(asked, found(asked.source), {"full": 0}, [], ("/no/such/program",))
+    (halt,) = task(asked, {"full": 0}, ("/no/such/program",))
     assert isinstance(halt.error(), pool.StartError)
 
 
@@ -133,7 +137,7 @@ def test_what_is_nobodys_object_ends_the_run_and_names_the_node(tmp_path, comman
 def test_an_object_that_kills_its_node_falls_alone(doomed, chunk, workers, nodes, chance):
     """Tasks of a simulated cluster, whose nodes die with everything on them when they meet the doomed one."""
     made = [objects.Source3D(str(number), Path(f"{number}.glb"), f"{number}.glb") for number in range(12)]
-    queue = cluster.Queue(made, chunk=chunk, attempts={}, limit=3)
+    queue = cluster.Queue(made, chunk=chunk, attempts={}, limit=3, stage="render")
     running, ended, losses = {}, Counter(), 0
     while True:
         free = [slot for slot in range(workers) if slot not in running]
@@ -162,9 +166,8 @@ def test_an_object_that_kills_its_node_falls_alone(doomed, chunk, workers, nodes
 
 
 def test_an_attempt_that_failed_counts_when_its_object_runs_again():
-    queue = cluster.Queue(
-        [objects.Source3D(uid, Path(uid), uid) for uid in "ab"], chunk=2, attempts=(counted := {}), limit=3
-    )
+    made = [objects.Source3D(uid, Path(uid), uid) for uid in "ab"]
+    queue = cluster.Queue(made, chunk=2, attempts=(counted := {}), limit=3, stage="render")
     task = queue.take()
     crash = pool.Outcome("a", None, None, "crash", 1, final=False, seconds=1.0, stage="load", log=("last",))
     outcome = queue.hear(task, cluster.Told(crash, "a: crashed"))

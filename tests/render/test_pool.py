@@ -121,7 +121,7 @@ def test_an_object_that_always_crashes_is_left_out_with_its_story(tmp_path, diar
     assert bad.log == ("loading crash",)
     assert str(bad.error) == (
         "crash: Blender was killed by SIGKILL at load (attempt 3 of 3; its last words: 'loading crash'); "
-        "the object is left out"
+        "it is left out"
     )
     assert len(started(diary)) == 3
 
