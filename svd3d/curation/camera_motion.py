@@ -1,8 +1,8 @@
 """The camera's motion in a clip, apart from that of its subjects: static, pan, tilt, zoom, roll, or mixed.
 
 Between two samples, a camera that turns, zooms or looks at something far away moves the whole picture by a
-homography. It is fitted to the flow by RANSAC, so that a subject that fills less than half of the picture
-does not disturb it; what the flow does beyond it is the motion of objects.
+homography. It is fitted to the flow by RANSAC, so that a subject that fills less than half of what stays in
+view does not disturb it; what the flow does beyond it is the motion of objects.
 
 Signs are those of the camera: pan > 0 turns or moves right (the picture goes left), tilt > 0 up (the picture
 goes down), zoom > 0 in or forward (the picture grows), roll > 0 clockwise as seen from behind the camera (the
