@@ -97,10 +97,13 @@ def fit(
     settings = [seed, level, ROUNDS, ITERATIONS, RAYS, NEARER]
     unfinished = Unfinished.of(state, settings, images, cameras.camera_to_world, start.values)
     done = _Round.restored(unfinished)
+    begun: tuple[_Round, _Band] | None = None
     for number, (begin, end, pull) in list(enumerate(ROUNDS))[len(done) :]:
         before = done[0] if done else _Round(distances.values, colour, 0.0)
         volume = dataclasses.replace(distances, values=before.distance)
-        band = _Band.around(volume, before.colour, scene)
+        if begun is None or begun[0] is not before:
+            begun = before, _Band.around(volume, before.colour, scene)
+        band = begun[1].copy()
         psnr_db = band.optimise(scene, seed=seed, part=(begin, end), nearer=NEARER if pull else None)
         tell(f"signed distance: round {number + 1} of {len(ROUNDS)}, {psnr_db:.1f} dB")
         distance = _distance_field(band.occupancy(volume), 0.5).values
@@ -174,6 +177,10 @@ class _Band:
         colours = torch.stack([grid.gather(np.ascontiguousarray(colour[..., c])) for c in range(3)], dim=1)
         smooth, bend = _neighbours(grid)
         return cls(grid, distance[:, None], colours, smooth, bend, *_spans(volume, grid, scene))
+
+    def copy(self) -> "_Band":
+        """The same band with distance and colour of its own."""
+        return dataclasses.replace(self, distance=self.distance.clone(), colour=self.colour.clone())
 
     def optimise(
         self, scene: _Scene, *, seed: int, part: tuple[float, float], nearer: tuple[float, float] | None
