@@ -228,15 +228,21 @@ def _curate_vote(config: Any, output: Output) -> int:
 def _curate_captures(config: Any, output: Output) -> int:
     from svd3d.curation import captures as stage
 
+    made = 0
+
     def told() -> Iterable[Any]:
+        nonlocal made
         for each in stage.run(config):
+            made += each.status != "failed"
             if each.status == "done" and each.message:
                 console.say(f"{each.uid}: {each.message}")
             yield each
 
     code = _each_object("captures", told(), stage.count(config), output)
     folder = shlex.quote(str(config.out))
-    console.say(f"{folder}: samples without cameras. Next: svd3d cache {folder} --model MODEL --out latents")
+    if made:
+        following = f"svd3d cache {folder} --model MODEL --out latents"
+        console.say(f"{folder}: {made} samples without cameras. Next: {following}")
     return code
 
 

@@ -10,7 +10,6 @@ unit is a sixteenth of the short side, so that nothing depends on the size of th
 """
 
 import functools
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from svd3d import runs
+from svd3d.curation import networks
 from svd3d.curation.video import Frame
-from svd3d.errors import ConfigError, DependencyError, require
+from svd3d.errors import DependencyError, require
 
 Method = Literal["farneback", "dis", "raft"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -399,8 +399,8 @@ def _raft(weights: Path | None, device: str) -> Any:
         models = require("torchvision.models.optical_flow", extra="curation", reason="raft")
     except (ImportError, OSError, RuntimeError) as error:
         raise DependencyError(
-            f"raft: torchvision is installed but does not load ({_line(error)}); install the one that "
-            "belongs to this torch"
+            f"raft: torchvision is installed but does not load ({networks.line(error)}); install the one "
+            "that belongs to this torch"
         ) from error
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / RAFT_FILE
     if not path.is_file():
@@ -416,12 +416,4 @@ def _raft(weights: Path | None, device: str) -> Any:
         )
     network = models.raft_large(weights=None)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    try:
-        return network.eval().to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device}: not usable here ({_line(error)}); use cpu") from error
-
-
-def _line(error: Exception) -> str:
-    """The reason of a library in one line."""
-    return textwrap.shorten(str(error), 160, placeholder=" …")
+    return networks.placed(network, device)
