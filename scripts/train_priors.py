@@ -92,7 +92,7 @@ def make_starts(out: Path, *, seed: int) -> dict[str, Path]:
         starts[name] = out / name
         if not starts[name].exists():
             with runs.atomic_folder(starts[name]) as folder:
-                saving.link_frozen(tiny.FOLDER, folder, conditioning="svd-mv")
+                saving.link_frozen(tiny.FOLDER, folder, learns="unet")
                 shutil.copytree(made.path / "unet", folder / "unet")
     return starts
 

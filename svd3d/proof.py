@@ -101,7 +101,8 @@ def _train(config: TrainConfig, *, kill_after: int | None = None) -> int:
 
 def differing(one: Path, other: Path) -> Iterator[str]:
     """Names of tensors that two checkpoints do not have in common to the last bit."""
-    for name in (saving.STATE, saving.UNET):
+    learns = checkpoints.read_json(one / saving.INDEX)["learns"]
+    for name in (saving.STATE, saving.weights(learns)):
         first, second = (checkpoints.read(folder / name) for folder in (one, other))
         yield from sorted(set(first) ^ set(second))
         yield from (key for key in first if key in second and not saving.same_bits(first[key], second[key]))

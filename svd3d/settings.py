@@ -122,7 +122,7 @@ class EvaluateConfig:
     method: str = "prediction"
     """Name of a prediction that is given without one."""
     training_views: Path | None = None
-    """Orbits that the model was trained on, for the baseline nearest-training-view."""
+    """Orbits that the model was trained on, for nearest-training-view and mean-training-view."""
     lpips_weights: Path | None = None
     """Folder with AlexNet and VGG-16 as torchvision publishes them; default: where torchvision keeps them."""
     clip_b32: str = "openai/clip-vit-base-patch32"
@@ -187,7 +187,7 @@ class BenchmarkConfig:
     blender: str | None = None
     """Blender's executable; default: the package bpy."""
     training_views: Path | None = None
-    """Orbits that the model was trained on, for the baseline nearest-training-view."""
+    """Orbits that the model was trained on, for nearest-training-view and mean-training-view."""
     lpips_weights: Path | None = None
     """Folder of the weights of LPIPS, as for svd3d evaluate."""
     clip_b32: str = "openai/clip-vit-base-patch32"
@@ -271,14 +271,15 @@ class TrainConfig:
     """Finetune a model on cached latents. Names that users of diffusers know are kept."""
 
     data: Path
-    """Folder of latents, made by svd3d cache."""
+    """Folder of latents of orbits or clips, made by svd3d cache; for an autoencoder, of samples."""
     out: Path
     """Folder of the run: config.yaml, metrics.jsonl and checkpoints/step-N, a model each."""
     model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
     """Hub id or folder of the pipeline to start from, or `tiny`; other starts are made by svd3d convert."""
-    trains: Literal["all", "temporal", "lora"] = "all"
-    """`all` weights of the UNet; its `temporal` layers or low-rank adapters (`lora`), which both leave what
-    it knows of the elevation as it is."""
+    trains: Literal["all", "spatial", "temporal", "lora", "autoencoder", "decoder"] = "all"
+    """`all` weights of the UNet; its layers within views (`spatial`) or across them (`temporal`); low-rank
+    adapters (`lora`), which leave what it knows of the elevation as it is, as `temporal` does; or instead the
+    `autoencoder` or its `decoder` alone."""
     max_train_steps: int = 12_000
     """Steps of the optimizer in all, those before a resume included."""
     train_batch_size: int = 1
@@ -290,7 +291,8 @@ class TrainConfig:
     auto_batch: bool = False
     """Try train_batch_size before the first step and halve it until it fits, at the same orbits per step."""
     num_views: int | None = None
-    """Views to thin out the cached orbits to, evenly; default: all of them."""
+    """Views to thin out the cached orbits to, evenly, or frames to cut clips to; 1: clips are images. For an
+    autoencoder, neighbouring views seen together. Default: all of them, or 7."""
     dataloader_num_workers: int = 0
     """Processes that read ahead, for each process that trains; they change nothing else."""
     learning_rate: float = 1e-5
@@ -326,6 +328,14 @@ class TrainConfig:
     ema_decay: float = 0.9999
     """Largest decay of the average of the weights, which is the model; after t steps it is (1 + t) / (10 + t)
     at most, so that short runs are averaged too."""
+    latents: Literal["learned", "linear"] = "learned"
+    """Of the autoencoder: found in training, or told to be the principal directions of patches of pixels, for
+    small ones that learn in minutes."""
+    latent_noise: float = 0.0
+    """Of the autoencoder and its decoder: largest standard deviation of noise on latents to decode, in their
+    own units, because generated ones are not exact."""
+    kl_weight: float = 1e-6
+    """Weight of the divergence of learned latents from a normal distribution."""
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: int | None = None
@@ -375,8 +385,8 @@ class TrainConfig:
         optional = ("gradient_accumulation_steps", "global_batch_size", "validation_steps", "lora_alpha")
         optional += ("gpus",)
         check(
-            self.num_views is None or self.num_views >= 2,
-            f"num_views must be at least 2; got {self.num_views}",
+            self.num_views is None or self.num_views >= 1,
+            f"num_views must be at least 1; got {self.num_views}",
         )
         for name in (*at_least_one, *optional):
             value = getattr(self, name)
@@ -385,6 +395,7 @@ class TrainConfig:
             value = getattr(self, name)
             check(math.isfinite(value) and value > 0, f"{name} must be a number above 0; got {value}")
         from_zero = ("adam_weight_decay", "lr_warmup_steps", "seed", "dataloader_num_workers")
+        from_zero += ("latent_noise", "kl_weight")
         for name in (*from_zero, "validation_objects"):
             value = getattr(self, name)
             check(0 <= value < 2**63, f"{name} must be at least 0 and below 2^63; got {value}")

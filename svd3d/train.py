@@ -1,9 +1,9 @@
-"""`svd3d train`: cached latents and a model in, a finetuned model out, by the recipe of the SVD paper.
+"""`svd3d train`: cached latents and a model in, a finetuned model out, by the recipes of the SVD paper.
 
-Top to bottom: `run` is the whole training, `losses` one batch, then what is drawn at random, how held-out
-objects are judged, what is trained, and checkpoints. All that is random about a sample comes from its
-`draw_seed`, so the order of samples, their number at once and the number of processes change nothing but the
-rounding of sums.
+Top to bottom: `run` is the whole training, of a UNet on latents of orbits or clips or of an autoencoder on
+pictures; `objective_of` says what it learns; then how held-out objects are judged, and checkpoints. All that
+is random about a sample comes from its `draw_seed`, so the order of samples, their number at once and the
+number of processes change nothing but the rounding of sums.
 
 A run is stopped at any moment and continued by the same command; it then ends bit for bit where it would have
 without the stop (on one kind of device, and on GPUs where their kernels are deterministic).
@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,18 +39,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from svd3d import config as configs
 from svd3d import runs
 from svd3d.data import latents as shards
-from svd3d.data.dataset import Batches, Draws, Part, collate
-from svd3d.data.latents import Latents
+from svd3d.data.dataset import Batch, Batches, Draws, Part, collate
+from svd3d.data.latents import ClipLatents, Latents
+from svd3d.data.pictures import Pictures
 from svd3d.errors import CheckpointError, ConfigError, DependencyError, Svd3dError, TrainingError
 from svd3d.images import to_uint8
 from svd3d.metrics import images as metrics
 from svd3d.metrics import page as strips
 from svd3d.metrics import semantic
-from svd3d.model import checkpoints, conditioning, edm, fast, lora, memory, preview, saving
+from svd3d.model import checkpoints, conditioning, fast, lora, memory, saving
 from svd3d.model import learner as learning
+from svd3d.model.autoencoding import Autoencoding
 from svd3d.model.checkpoints import Checkpoint
 from svd3d.model.conditioning import Kind
-from svd3d.model.learner import Learner
+from svd3d.model.denoising import Denoising
+from svd3d.model.learner import AUTOENCODERS, Learner
 from svd3d.settings import TrainConfig
 from svd3d.tracking import page
 from svd3d.tracking.trackers import Trackers
@@ -71,7 +74,8 @@ MAY_CHANGE = (
     *("report_to", "damaged", "max_bad_steps", "prove_resume"),
 )
 """Settings that another start of the same run may have; the batch per step is compared by itself."""
-Batch = dict[str, Any]
+EXAMPLES = 32
+"""Samples by which the latents of an autoencoder are scaled."""
 log = logging.getLogger(__name__)
 
 
@@ -123,19 +127,11 @@ def run(config: TrainConfig) -> Iterator[Step]:
     global_batch = accumulation_steps(config, processes=processes) * config.train_batch_size * processes
     base = checkpoints.fetch(config.model)
     start = checkpoints.from_folder(base)
-    latents = Latents.open(config.data, vae_digest=shards.vae_digest(start.network("vae")))
-    num_views = config.num_views or latents.info.shape.num_views
-    start = checkpoints.multi_view(start, num_views=num_views, size=latents.info.shape.size)
-    kind: Any = start.kind
-    unet = conditioning.prepare(start.network("unet"), kind)
-    learning.select(unet, config)
-    unet.train().to(device)
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+    data, start = open_data(config, start)
 
     def batches_of(part: Part, *, start: int = 0, workers: int = 0, alone: bool = False) -> Batches:
         return Batches(
-            latents,
+            data,
             seed=config.seed,
             global_batch=config.train_batch_size if alone else global_batch,
             micro_batch=config.train_batch_size,
@@ -144,34 +140,39 @@ def run(config: TrainConfig) -> Iterator[Step]:
             rank=0 if alone else accelerator.process_index,
             world=1 if alone else processes,
             part=part,
-            num_views=num_views,
+            num_views=config.num_views,
             workers=workers,
             damaged=config.damaged,
         )
+
+    objective = objective_of(config, start, batches_of("train").draws)
+    learns = objective.network.train().to(device)
+    if config.gradient_checkpointing:
+        learns.enable_gradient_checkpointing()
 
     with contextlib.ExitStack() as stack:
         if main:
             stack.enter_context(runs.lock(runs.output_folder(config.out)))
             runs.same_settings(config.out, config, ignore=MAY_CHANGE)
             runs.sweep(runs.output_folder(config.out / saving.FOLDER))
-            saving.check_space(config, unet)
+            saving.check_space(config, learns)
         accelerator.wait_for_everyone()
         if config.validation_steps:
             batches_of("held-out")  # refused now if there are none
         if config.auto_batch:
-            at_once = fitting_batch(accelerator, unet, kind, batches_of("train").draws, config)
+            at_once = fitting_batch(accelerator, objective, batches_of("train").draws, config)
             sizes = {"train_batch_size": at_once, "global_batch_size": global_batch}
             config = dataclasses.replace(config, **sizes, gradient_accumulation_steps=None)
         accumulation = accumulation_steps(config, processes=processes)
 
         # 2. What learns, in float32; optimizer and average
         if config.fsdp:
-            learning.shard(unet, device=device.type, processes=processes)
-        network = unet if config.fsdp else accelerator.prepare(unet)
-        learner = Learner.of(unet, config)
+            learning.shard(learns, device=device.type, processes=processes)
+        network = objective.module() if config.fsdp else accelerator.prepare(objective.module())
+        learner = Learner.of(learns, config)
 
         # 3. Continue where the run stopped
-        fixed = {"global_batch": global_batch, "data": latents.info.fingerprint}
+        fixed = {"global_batch": global_batch, "data": data.fingerprint}
         done, position, skipped, damaged, bad = 0, 0, 0, 0, 0
         if saved := saving.find(config.out, config.resume_from_checkpoint):
             _check_same(saved, fixed)
@@ -187,16 +188,17 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 stage="train",
                 config=config,
                 inputs={"data": config.data},
-                digest=lambda _: latents.info.fingerprint,
+                digest=lambda _: data.fingerprint,
                 licences=_licences(config.data),
                 device=f"{processes} x {device.type}",
             )
             watch = stack.enter_context(watching(config, done=done))
         batches = batches_of("train", start=position, workers=config.dataloader_num_workers)
         feed = iter(batches)
-        stack.enter_context(fast.single_token_attention(unet))
+        if objective.part == "unet":
+            stack.enter_context(fast.single_token_attention(learns))
         if device.type == "cpu":
-            stack.enter_context(fast.flat_convolutions(unet))
+            stack.enter_context(fast.flat_convolutions(learns))
         asked_to_stop = stack.enter_context(_stop_signals())
 
         # 4. Steps
@@ -213,10 +215,10 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 last = each == accumulation - 1
                 with (
                     _gradients_meet(accelerator, network, now=last),
-                    memory.explained(unet, config, step=step),
+                    memory.explained(learns, config, step=step),
                     _attention(device),
                 ):
-                    loss, sigma = losses(network, kind, batch, config)
+                    loss, sigma = objective.losses(network, batch)
                     ((weight * loss).mean() / accumulation).backward()
                 parts.append(torch.stack([loss.detach(), sigma, weight]))
             norm = nn.utils.clip_grad_norm_(learner.trained.values(), config.max_grad_norm)
@@ -226,7 +228,7 @@ def run(config: TrainConfig) -> Iterator[Step]:
             damaged += len(samples) - len(counting)
             loss, sigma, _ = counting.T.contiguous()
             if len(loss) and loss.isfinite().all() and norm.isfinite():
-                with memory.explained(unet, config, step=step):
+                with memory.explained(learns, config, step=step):
                     learner.step(learning_rate=rate)
                 bad = 0
             else:
@@ -245,8 +247,8 @@ def run(config: TrainConfig) -> Iterator[Step]:
             if config.validation_steps and (step % config.validation_steps == 0 or is_last):
                 held_out = batches_of("held-out", alone=config.fsdp)
                 with learner.averaged():
-                    validation_loss = validate(accelerator, unet, kind, held_out, config)
-                    scores = validate_views(accelerator, unet, kind, start, held_out, config, step=step)
+                    validation_loss = validate(accelerator, objective, network, held_out, config)
+                    scores = validate_views(accelerator, objective, held_out, config, step=step)
             saving_now = step % config.checkpointing_steps == 0 or is_last or stopping
             folder = config.out / saving.FOLDER / f"step-{step}" if saving_now else None
             record = Step(
@@ -268,7 +270,7 @@ def run(config: TrainConfig) -> Iterator[Step]:
             if folder is not None:  # after the record, which a resume forgets if this fails
                 facts = {"position": batches.position, "skipped": skipped, "damaged": damaged, **fixed}
                 facts |= {"validation_loss": record.validation_loss}
-                save(config, step, base, unet, kind, learner, facts=facts, main=main)
+                save(config, step, base, objective, learner, facts=facts, main=main)
                 accelerator.wait_for_everyone()
             if watch is not None:
                 watch(record)
@@ -277,80 +279,104 @@ def run(config: TrainConfig) -> Iterator[Step]:
                 raise KeyboardInterrupt
 
 
+@runtime_checkable
+class Objective(Protocol):
+    """What is learnt: a network, its loss, and what it paints."""
+
+    part: str
+    """Which part of the pipeline."""
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the UNet will be told; None: as before."""
+        ...
+
+    @property
+    def network(self) -> Any:
+        """The part itself."""
+        ...
+
+    def module(self) -> nn.Module:
+        """What is called in a step, with the parameters of the network."""
+        ...
+
+    def losses(self, module: nn.Module, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """Loss of each sample, and the noise in it."""
+        ...
+
+    def painter(self) -> Any:
+        """Has `views`: of a batch of one sample, views painted and true ones."""
+        ...
+
+    def settle(self) -> None:
+        """Fit what is not learnt, such as scales, to the weights; called before they are saved."""
+        ...
+
+
+def open_data(config: TrainConfig, start: Checkpoint) -> tuple[Latents | ClipLatents | Pictures, Checkpoint]:
+    """What is trained on, and the start fitted to it: the size and number of its views or frames.
+
+    Raises `ConfigError` for data that the model or the settings do not suit.
+    """
+    if config.trains in AUTOENCODERS:
+        size = start.networks["unet"].config["sample_size"] * start.scale
+        return Pictures(config.data, size=size), start
+    found = shards.open_any(config.data, vae_digest=shards.vae_digest(start.network("vae")))
+    if isinstance(found, Latents):
+        shape = found.info.shape
+        if (num_views := config.num_views or shape.num_views) < 2:
+            raise ConfigError("num_views 1: an orbit has 2 or more; images are trained on clips")
+        return found, checkpoints.multi_view(start, num_views=num_views, size=shape.size)
+    if start.kind not in ("svd", "svd-mv"):
+        raise ConfigError(f"{config.model}: a model of kind {start.kind} does not learn from clips; take svd")
+    clip = found.info.shape
+    frames = config.num_views or clip.num_frames
+    start.networks["unet"].register_to_config(num_frames=frames, sample_size=clip.latent[1])
+    return found, start
+
+
+def objective_of(config: TrainConfig, start: Checkpoint, draws: Draws) -> Objective:
+    """The network that `config.trains` names, ready to learn, and its loss."""
+    if config.trains in AUTOENCODERS:
+        if config.fsdp:
+            raise ConfigError(f"fsdp: the {config.trains} fits each GPU whole; leave it out")
+        vae = start.network("vae")
+        learning.select(vae, config)
+        return Autoencoding.of(start, vae, config, first=map(draws.__getitem__, range(EXAMPLES)))
+    unet = conditioning.prepare(start.network("unet"), cast("Kind", start.kind))
+    learning.select(unet, config)
+    return Denoising(start, unet, config)
+
+
 def plan(config: TrainConfig) -> str:
     """What a run costs, in a line, from the configuration of the model alone: no weights are fetched."""
-    unet, *_ = memory.networks(config.model, torch.float32)
+    unet, vae, _ = memory.networks(config.model, torch.float32)
     if conditioning.count_time_ids(unet) == conditioning.STOCK_IDS:
         unet = conditioning.widen(unet)
-    learning.select(unet, config)
-    trained = sum(each.numel() for each in learning.trainable(unet).values())
+    learns = vae if config.trains in AUTOENCODERS else unet
+    learning.select(learns, config)
+    trained = sum(each.numel() for each in learning.trainable(learns).values())
     processes = (config.gpus or 1) * config.nodes
-    orbits = accumulation_steps(config, processes=processes) * config.train_batch_size * processes
+    samples = accumulation_steps(config, processes=processes) * config.train_batch_size * processes
     return (
-        f"{config.max_train_steps} steps of {orbits} orbits; {trained / 1e6:.1f} million parameters learn; "
-        f"{memory.held_for_training(unet, config) / memory.GB:.2f} GB for weights, gradients, averages and "
-        f"moments, activations besides; checkpoints of {saving.size_on_disk(config, unet) / 1e9:.2f} GB"
+        f"{config.max_train_steps} steps of {samples} samples; {trained / 1e6:.1f} million parameters learn; "
+        f"{memory.held_for_training(learns, config) / memory.GB:.2f} GB for weights, gradients, averages and "
+        f"moments, activations besides; checkpoints of {saving.size_on_disk(config, learns) / 1e9:.2f} GB"
     )
-
-
-def losses(
-    network: nn.Module, kind: Kind, batch: Batch, config: TrainConfig
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """The loss of EDM and the noise level of each sample; the batch is left as it is."""
-    device = next(network.parameters()).device
-    drawn = draw(batch, config)
-    clean, noise = batch["latents"].to(device), drawn["noise"].to(device)
-    image, clip = drawn["image"].to(device), drawn["clip"].to(device)
-    sigma = drawn["sigma"].to(device)
-
-    level = sigma.reshape(-1, 1, 1, 1, 1)
-    noisy = clean + level * noise
-    _, _, c_in, _ = edm.scalings(level)
-    _, _, _, c_noise = edm.scalings(sigma)
-    condition = image[:, None].expand(-1, clean.shape[1], -1, -1, -1)
-    time_ids = conditioning.added_time_ids(
-        kind,
-        elevations_deg=batch["elevations_deg"],
-        azimuths_deg=batch["azimuths_deg"],
-        noise_aug_strength=batch["noise_aug"],
-    ).to(device)
-    with _number_format(device, config):
-        output = network(
-            conditioning.to_network(torch.cat([c_in * noisy, condition], dim=2), kind),
-            c_noise,
-            encoder_hidden_states=clip,
-            added_time_ids=time_ids,
-        ).sample
-    estimate = edm.denoised(conditioning.from_network(output, kind), noisy, sigma)
-    return edm.loss(estimate, clean, sigma), sigma
-
-
-def draw(batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
-    """Noise level, noise and drop-outs of each sample, from its own seed, on the CPU."""
-    drawn: dict[str, list[Tensor]] = {"sigma": [], "noise": [], "image": [], "clip": []}
-    for i, seed in enumerate(batch["draw_seed"].tolist()):
-        source = torch.Generator().manual_seed(seed)
-        drawn["sigma"].append(
-            edm.sample_sigmas(1, p_mean=config.p_mean, p_std=config.p_std, generator=source)
-        )
-        drawn["noise"].append(torch.randn(batch["latents"][i : i + 1].shape, generator=source))
-        for name, key, rate in (
-            ("image", "cond_latents", config.drop_image),
-            ("clip", "clip", config.drop_clip),
-        ):
-            kept = conditioning.dropped(batch[key][i : i + 1], rate=rate, generator=source)
-            drawn[name].append(kept)
-    return {name: torch.cat(each) for name, each in drawn.items()}
 
 
 @torch.no_grad()
 def validate(
-    accelerator: Accelerator, network: nn.Module, kind: Kind, held_out: Batches, config: TrainConfig
+    accelerator: Accelerator,
+    objective: Objective,
+    network: nn.Module,
+    held_out: Batches,
+    config: TrainConfig,
 ) -> float:
     """Mean loss on the first batches of held-out objects, whose noise is the same at every call."""
     total = torch.zeros(2, device=accelerator.device)
     for batch in itertools.islice(held_out, config.validation_batches):
-        loss, _ = losses(network, kind, batch, config)
+        loss, _ = objective.losses(network, batch)
         weight = batch["weight"].to(loss.device)
         total += torch.stack([(weight * loss).sum(), weight.sum()])
     summed, count = _everywhere(accelerator, total[None]).sum(dim=0).tolist()
@@ -359,30 +385,28 @@ def validate(
 
 def validate_views(
     accelerator: Accelerator,
-    unet: Any,
-    kind: Kind,
-    start: Checkpoint,
+    objective: Objective,
     held_out: Batches,
     config: TrainConfig,
     *,
     step: int,
 ) -> dict[str, float] | None:
-    """Mean scores of sampled views of the first held-out objects; their pictures go to validation/step-N.png.
+    """Mean scores of painted views of the first held-out objects; their pictures go to validation/step-N.png.
 
-    The autoencoder is in memory for as long as it is needed. None where the device has no room for it:
-    training goes on.
+    What paints them is in memory for as long as it is needed. None where the device has no room for it:
+    training goes on. None of single images, too, which nothing but noise is given for.
     """
+    if config.num_views == 1:
+        return None
     count = min(config.validation_objects, len(held_out.draws.objects))
     alone = config.fsdp or accelerator.num_processes == 1
     mine = range(count) if alone else range(count)[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[int, Any]] = []
     try:
-        painter = (
-            preview.Painter(unet, start, kind=kind, steps=config.validation_sampling_steps) if mine else None
-        )
+        painter = objective.painter() if mine else None
         for place in mine:
             assert painter is not None
-            with _number_format(accelerator.device, config):
+            with learning.number_format(accelerator.device, config):
                 found.append((place, painter.views(collate([held_out.draws[place]]))))
     except torch.OutOfMemoryError as error:
         log.warning("step %d: no room to paint held-out objects (%s); training goes on", step, error)
@@ -461,14 +485,15 @@ def accumulation_steps(config: TrainConfig, *, processes: int) -> int:
     return steps
 
 
-def fitting_batch(accelerator: Accelerator, unet: Any, kind: Kind, draws: Draws, config: TrainConfig) -> int:
+def fitting_batch(accelerator: Accelerator, objective: Objective, draws: Draws, config: TrainConfig) -> int:
     """The largest of train_batch_size and its halves at which a step fits into memory, on every device."""
 
     def attempt(size: int) -> None:
-        loss, _ = losses(unet, kind, collate([draws[position] for position in range(size)]), config)
+        batch = collate([draws[position] for position in range(size)])
+        loss, _ = objective.losses(objective.module(), batch)
         loss.mean().backward()
 
-    found = memory.largest_that_fits(config.train_batch_size, attempt, network=unet)
+    found = memory.largest_that_fits(config.train_batch_size, attempt, network=objective.network)
     smallest = int(_everywhere(accelerator, torch.tensor([found], device=accelerator.device)).min())
     if smallest < config.train_batch_size:
         log.warning("train_batch_size %d does not fit; taking %d", config.train_batch_size, smallest)
@@ -497,8 +522,7 @@ def save(
     config: TrainConfig,
     step: int,
     base: Path,
-    unet: Any,
-    kind: Kind,
+    objective: Objective,
     learner: Learner,
     *,
     facts: dict[str, Any],
@@ -508,36 +532,33 @@ def save(
 
     The main process writes; where weights are spread, the others bring their shares.
     """
+    network = objective.network
 
     def fill(folder: Path) -> None:
-        saving.link_frozen(base, folder, conditioning=kind)
+        saving.link_frozen(base, folder, learns=objective.part, conditioning=objective.kind)
         saving.write(dict(learner.state()), folder / saving.STATE)
         with learner.averaged():
-            model = unet
+            objective.settle()
+            model = network
             if config.trains == "lora":
-                lora.save(unet, folder)
-                model = copy.deepcopy(unet)
+                lora.save(network, folder)
+                model = copy.deepcopy(network)
                 lora.fuse(model)
                 lora.remove(model)
-            model.save_config(folder / "unet")
+            model.save_config(folder / objective.part)
             weights = {name: learning.whole(each) for name, each in model.state_dict().items()}
-            saving.write(weights, folder / saving.UNET)
+            saving.write(weights, folder / saving.weights(objective.part))
 
     if main:
-        facts = {**facts, "ema_steps": learner.average.optimization_step}
+        facts = {**facts, "learns": objective.part, "ema_steps": learner.average.optimization_step}
         saving.publish(config.out, step, fill=fill, facts=facts)
         saving.prune(config.out, keep=config.checkpoints_total_limit)
     elif config.fsdp:
         for _ in learner.state():
             pass
         with learner.averaged():
-            for each in unet.state_dict().values():
+            for each in network.state_dict().values():
                 learning.whole(each)
-
-
-def _number_format(device: torch.device, config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
-    """Networks compute in bfloat16 if the recipe says so."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
 def _attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -29,12 +29,23 @@ from svd3d.data.latents import Encoders, Info, Latents, Row, Shape
 from svd3d.data.shards import read_shards, write_index, write_shard
 from svd3d.errors import CheckpointError, ConfigError, InputError, OutputError, TrainingError
 from svd3d.metrics import semantic
-from svd3d.model import checkpoints, conditioning, edm, learner, memory, saving, tiny
+from svd3d.model import (
+    checkpoints,
+    conditioning,
+    denoising,
+    edm,
+    learner,
+    memory,
+    preview,
+    saving,
+    tiny,
+)
 from svd3d.model import lora as adapters
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import TrainConfig
 
 VIEWS, CHANNELS = 3, 16
+OPEN = train.shards.open_any
 
 
 class InMemory(Latents):
@@ -78,7 +89,7 @@ class InMemory(Latents):
 def data(monkeypatch):
     """What `--data` names, whatever it says."""
     latents = InMemory()
-    monkeypatch.setattr(train, "Latents", SimpleNamespace(open=lambda folder, *, vae_digest: latents))
+    monkeypatch.setattr(train.shards, "open_any", lambda folder, *, vae_digest: latents)
     monkeypatch.setattr(train.page, "write", lambda run: run)  # takes a second; told by tests of its own
     return latents
 
@@ -155,7 +166,7 @@ class Recorder(torch.nn.Module):
 
 def test_the_loss_falls_on_a_few_objects(config, data, monkeypatch):
     few = InMemory(objects=2)
-    monkeypatch.setattr(train, "Latents", SimpleNamespace(open=lambda folder, *, vae_digest: few))
+    monkeypatch.setattr(train.shards, "open_any", lambda folder, *, vae_digest: few)
     steps = trained(
         config, max_train_steps=60, checkpointing_steps=100, p_mean=0.0, p_std=0.5, learning_rate=5e-3
     )
@@ -212,8 +223,8 @@ def test_contradicting_batch_sizes_are_refused(config, accumulated, whole):
 def test_the_loss_is_that_of_v_prediction(config, data):
     """EDM's loss with sigma_data = 1 is the plain error of v, whatever the noise level."""
     network, batch = Recorder(), batch_of(data, 4)
-    loss, sigma = train.losses(network, "svd-mv", batch, config)
-    noise = train.draw(batch, config)["noise"]
+    loss, sigma = denoising.losses(network, "svd-mv", batch, config)
+    noise = denoising.draw(batch, config)["noise"]
     level = sigma.reshape(-1, 1, 1, 1, 1)
     velocity = (noise - level * batch["latents"]) / (1 + level**2).sqrt()
     torch.testing.assert_close(loss, velocity.square().flatten(1).mean(1), rtol=1e-4, atol=0)
@@ -224,7 +235,9 @@ def test_the_loss_is_that_of_v_prediction(config, data):
 def test_each_sample_has_its_own_conditions_and_nothing_is_edited(config, data):
     network, batch = Recorder(), batch_of(data, 4)
     before = {name: each.clone() for name, each in batch.items() if isinstance(each, torch.Tensor)}
-    _, sigma = train.losses(network, "svd-mv", batch, dataclasses.replace(config, drop_image=0, drop_clip=0))
+    _, sigma = denoising.losses(
+        network, "svd-mv", batch, dataclasses.replace(config, drop_image=0, drop_clip=0)
+    )
     for name, each in before.items():
         torch.testing.assert_close(batch[name], each, rtol=0, atol=0)
     fixed = torch.tensor([6.0, 127.0]).expand(4, 2)
@@ -246,7 +259,7 @@ def test_captures_train_among_orbits_and_teach_the_elevation_nothing(config, dat
     def gradient(chosen):
         network.zero_grad()
         some = {name: each[chosen] for name, each in batch.items() if isinstance(each, torch.Tensor)}
-        loss, _ = train.losses(network, "svd-mv", some, config)
+        loss, _ = denoising.losses(network, "svd-mv", some, config)
         loss.sum().backward()
         assert loss.isfinite().all()
         return columns.grad[:, 96:].clone()
@@ -271,8 +284,8 @@ def test_drop_outs_are_drawn_per_sample_and_independently(config, data):
         "clip": torch.ones(count, 1, 1),
         "draw_seed": torch.randint(2**62, (count,), generator=source),
     }
-    drawn = train.draw(batch, rates)
-    image, clip = (1 - drawn[name].flatten() for name in ("image", "clip"))
+    drawn = denoising.draw(batch, rates)
+    image, clip = (1 - drawn[name].flatten() for name in ("cond_latents", "tokens"))
     spread = 4 * math.sqrt(0.25 / count)
     assert image.mean() == pytest.approx(0.3, abs=spread)
     assert clip.mean() == pytest.approx(0.6, abs=spread)
@@ -283,9 +296,9 @@ def test_drop_outs_are_drawn_per_sample_and_independently(config, data):
 
 
 def test_draws_belong_to_the_sample_not_to_the_batch(config, data):
-    whole = train.draw(batch_of(data, 4), config)
+    whole = denoising.draw(batch_of(data, 4), config)
     alone = [
-        train.draw(batch, config)
+        denoising.draw(batch, config)
         for batch in itertools.islice(Batches(data, seed=0, global_batch=4, micro_batch=1, held_out=0.0), 4)
     ]
     for name, each in whole.items():
@@ -383,7 +396,7 @@ def test_a_run_is_not_continued_with_other_data_batch_or_settings(config, monkey
     with pytest.raises(ConfigError, match=r"learning_rate was 0\.001, now 0\.1"):
         trained(config, learning_rate=0.1)
     other = InMemory(objects=5)
-    monkeypatch.setattr(train, "Latents", SimpleNamespace(open=lambda folder, *, vae_digest: other))
+    monkeypatch.setattr(train.shards, "open_any", lambda folder, *, vae_digest: other)
     with pytest.raises(CheckpointError, match="made with data"):
         trained(config)
 
@@ -547,7 +560,7 @@ def test_the_command_trains_a_model_that_generates(cached, model, tmp_path, caps
 
 
 def test_latents_of_another_autoencoder_are_refused(cached, config, monkeypatch):
-    monkeypatch.setattr(train, "Latents", Latents)
+    monkeypatch.setattr(train.shards, "open_any", OPEN)
     monkeypatch.setattr(shards, "vae_digest", lambda vae: "f" * 64)
     with pytest.raises(InputError, match="latents of the VAE"):
         trained(config, data=cached)
@@ -587,7 +600,7 @@ def command(config: TrainConfig, *words: str) -> subprocess.CompletedProcess[str
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [[], ["--fsdp"]])
 def test_two_processes_are_one(cached, config, monkeypatch, how):
-    monkeypatch.setattr(train, "Latents", Latents)
+    monkeypatch.setattr(train.shards, "open_any", OPEN)
     alone = dataclasses.replace(config, data=cached, held_out=0.4, validation_steps=2, train_batch_size=1)
     alone = dataclasses.replace(alone, global_batch_size=2)
     steps = trained(alone)
@@ -630,7 +643,7 @@ def test_one_process_that_fails_ends_all_and_says_why_first(cached, config, tmp_
 @pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing(cached, config, tmp_path, monkeypatch):
     """Thirty kill -9, each followed by the same command, then compared with a run that nobody touched."""
-    monkeypatch.setattr(train, "Latents", Latents)
+    monkeypatch.setattr(train.shards, "open_any", OPEN)
     plan = dataclasses.replace(config, data=cached, max_train_steps=60, checkpointing_steps=1)
     straight = dataclasses.replace(plan, out=tmp_path / "straight", checkpointing_steps=60)
     losses = [step.loss for step in trained(straight)]
@@ -657,7 +670,7 @@ class Full:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.losses = train.losses
+        self.losses = denoising.losses
 
     def __call__(self, network, kind, batch, config):
         if len(batch["uid"]) > self.room:
@@ -666,7 +679,7 @@ class Full:
 
 
 def test_a_full_device_is_explained(config, monkeypatch):
-    monkeypatch.setattr(train, "losses", Full(1))
+    monkeypatch.setattr(denoising, "losses", Full(1))
     with pytest.raises(TrainingError, match=r"step 1: out of memory with 2 orbits at once .*--auto_batch"):
         trained(config)
 
@@ -674,7 +687,7 @@ def test_a_full_device_is_explained(config, monkeypatch):
 def test_the_batch_is_halved_until_it_fits_and_nothing_else_changes(config, monkeypatch, tmp_path):
     plan = dataclasses.replace(config, max_train_steps=2, global_batch_size=8)
     small = [step.loss for step in trained(plan, out=tmp_path / "small", train_batch_size=2)]
-    monkeypatch.setattr(train, "losses", Full(3))
+    monkeypatch.setattr(denoising, "losses", Full(3))
     steps = trained(plan, train_batch_size=8, auto_batch=True)
     assert [step.loss for step in steps] == small
     assert saving.find(plan.out).facts["global_batch"] == 8
@@ -712,7 +725,7 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_written(config, trains):
     expected = saving.size_on_disk(plan, unet)
     trained(plan)
     folder = plan.out / "checkpoints/step-1"
-    written = [folder / saving.STATE, folder / saving.UNET]
+    written = [folder / saving.STATE, folder / saving.weights("unet")]
     assert sum(path.stat().st_size for path in written) == pytest.approx(expected, rel=0.1)
 
 
@@ -724,8 +737,8 @@ def test_the_plan_says_what_a_run_will_take(config, trains):
     state = checkpoints.read(folder / saving.STATE)
     learns = sum(each.numel() for name, each in state.items() if name.startswith("weights/")) / 1e6
     told = train.plan(plan)
-    assert told.startswith(f"1 steps of 4 orbits; {learns:.1f} million parameters learn;")
-    size = sum(each.stat().st_size for each in (folder / saving.STATE, folder / saving.UNET)) / 1e9
+    assert told.startswith(f"1 steps of 4 samples; {learns:.1f} million parameters learn;")
+    size = sum(each.stat().st_size for each in (folder / saving.STATE, folder / saving.weights("unet"))) / 1e9
     assert float(re.search(r"checkpoints of (.*) GB", told)[1]) == pytest.approx(size, abs=0.006)
 
 
@@ -763,7 +776,7 @@ def test_no_room_to_paint_does_not_end_training(config, monkeypatch, caplog):
     def full(*_arguments: object, **_named: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(train.preview.Painter, "views", full)
+    monkeypatch.setattr(preview.Painter, "views", full)
     steps = trained(config, held_out=0.5, validation_steps=4)
     assert (steps[-1].step, steps[-1].validation) == (4, None)
     assert steps[-1].validation_loss is not None
@@ -796,12 +809,12 @@ def _empty(row: Row) -> Row:
 def test_a_sample_of_weight_zero_changes_no_gradient(config, data):
     network, batch = Recorder(), batch_of(data, 2)
     batch["weight"] = torch.tensor([1.0, 0.0])
-    loss, _ = train.losses(network, "svd-mv", batch, config)
+    loss, _ = denoising.losses(network, "svd-mv", batch, config)
     (batch["weight"] * loss).mean().backward()
     both = network.weight.grad.clone()
     alone = {name: each[:1] for name, each in batch_of(data, 2).items()}
     network.zero_grad()
-    (train.losses(network, "svd-mv", alone, config)[0].mean() / 2).backward()
+    (denoising.losses(network, "svd-mv", alone, config)[0].mean() / 2).backward()
     torch.testing.assert_close(network.weight.grad, both)
 
 
@@ -843,7 +856,7 @@ def test_the_manifest_of_a_run_names_licences_and_data(cached, config, tmp_path,
     data = tmp_path / "latents"
     shutil.copytree(cached, data)
     runs.write_json(data / "manifest.json", {"licences": ["CC-BY-4.0", "CC0-1.0"]})
-    monkeypatch.setattr(train, "Latents", Latents)
+    monkeypatch.setattr(train.shards, "open_any", OPEN)
     trained(config, data=data, max_train_steps=1)
     manifest = json.loads((config.out / "manifest.json").read_text())
     assert manifest["licences"] == ["CC-BY-4.0", "CC0-1.0"]

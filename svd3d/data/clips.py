@@ -118,16 +118,23 @@ def video_of(uid: str) -> str:
     return uid.rpartition("-")[0] or uid
 
 
-def sample(row: Row, draw: Callable[[int, str], int], *, shape: Shape) -> dict[str, Any]:
+def sample(
+    row: Row, draw: Callable[[int, str], int], *, shape: Shape, num_frames: int | None = None
+) -> dict[str, Any]:
     """What a training sees of a clip: one of its captions, one noisy encoding of its first frame.
+
+    Of fewer `num_frames` the first ones are seen. A single one is any of them, an image with nothing before
+    it: its condition is zero, as one that is dropped out.
 
     `latents [t c h w]` (scaled), `fps []`, `motion []` (NaN: not known), `caption`, the text that was drawn,
     and as far as the model has encoders `text [l d]`, `clip [1 d]`, `cond_latents [c h w]` (not scaled) and
     `noise_aug []`. A clip without captions has an empty one and zeros, like a caption that is dropped out.
     """
     chosen = _drawn(row.texts_drawn, draw(FINE, "caption") / FINE)
+    still = num_frames == 1
+    first = draw(shape.num_frames, "frame") if still else 0
     found: dict[str, Any] = {
-        "latents": row.latents,
+        "latents": row.latents[first : first + (num_frames or shape.num_frames)],
         "fps": torch.tensor(row.fps, dtype=torch.float32),
         "motion": torch.tensor(row.motion, dtype=torch.float32),
         "caption": "" if chosen is None else row.texts[chosen],
@@ -142,6 +149,9 @@ def sample(row: Row, draw: Callable[[int, str], int], *, shape: Shape) -> dict[s
         noisy = min(shape.noise_variants, 1) + draw(max(shape.noise_variants, 1), "noise")
         found["clip"] = row.clip[None]
         found["cond_latents"], found["noise_aug"] = row.cond_latents[noisy], row.noise_aug[noisy]
+        if still:
+            found |= {name: torch.zeros_like(found[name]) for name in ("clip", "cond_latents")}
+            found["noise_aug"] = torch.tensor(torch.nan)
     return found
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from svd3d.cameras import every
-from svd3d.data import clips
+from svd3d.data import clips, pictures
 from svd3d.data.latents import Cache, ClipLatents, Latents, Row, Shape
+from svd3d.data.pictures import Pictures
 from svd3d.errors import ConfigError, InputError
 
 Part = Literal["train", "held-out"]
@@ -63,7 +64,7 @@ class Draws(Dataset[Batch]):
 
     def __init__(
         self,
-        latents: Cache[Any, Any],
+        latents: Cache[Any, Any] | Pictures,
         objects: list[int],
         *,
         seed: int,
@@ -84,7 +85,7 @@ class Draws(Dataset[Batch]):
         epoch, place = divmod(position, len(self.objects))
         if self.shuffled:
             place = permuted(place, len(self.objects), "order", self.seed, epoch)
-        variant = drawn(self.latents.info.shape.variants, "background") if self.shuffled else 0
+        variant = drawn(self.latents.variants, "background") if self.shuffled else 0
         index, damaged = self.objects[place], ""
         try:
             row = self.latents.read(index, variant=variant)
@@ -122,8 +123,8 @@ class Batches:
 
     Of orbits each has `latents [b v c h w]` (scaled), `cond_latents [b c h w]` (not scaled), `noise_aug [b]`,
     `clip [b 1 d]`, `elevations_deg [b v]` and `azimuths_deg [b v]` (NaN of captures), all float32; view 0 is
-    the condition. Of clips, each has what `svd3d.data.clips.sample` tells. Both have `draw_seed [b]`, int64,
-    which seeds whatever else is random about a sample, and `uid`, a list.
+    the condition. Of clips and of pictures, each has what the `sample` of their modules tells. All have
+    `draw_seed [b]`, int64, which seeds whatever else is random about a sample, and `uid`, a list.
 
     An object whose latents are damaged raises `InputError`, or with `damaged="skip"` it keeps its place as
     zeros: `weight [b]`, float32, is 0 for it and 1 for others, and `damaged` lists what is wrong, by name.
@@ -135,7 +136,7 @@ class Batches:
 
     def __init__(
         self,
-        latents: Latents | ClipLatents,
+        latents: Latents | ClipLatents | Pictures,
         *,
         seed: int,
         global_batch: int,
@@ -149,7 +150,10 @@ class Batches:
         workers: int = 0,
         damaged: OnDamage = "error",
     ) -> None:
-        """`num_views` thins orbits out (default: all views); `workers` are loader processes, 0 for none.
+        """`workers` are loader processes, 0 for none.
+
+        `num_views` thins orbits out, cuts clips, or says how many neighbouring pictures are seen at once;
+        default: all, of pictures 7.
 
         Raises `ConfigError` for a global batch that does not come out even, or a part without objects.
         """
@@ -166,7 +170,9 @@ class Batches:
         self.workers = workers
         self.damaged = damaged
         if isinstance(latents, ClipLatents):
-            sample: Any = functools.partial(clips.sample, shape=latents.info.shape)
+            sample: Any = functools.partial(clips.sample, shape=latents.info.shape, num_frames=num_views)
+        elif isinstance(latents, Pictures):
+            sample = functools.partial(pictures.sample, num_views=num_views or pictures.AT_ONCE)
         else:
             shape = latents.info.shape
             num_views = num_views or shape.num_views
@@ -203,7 +209,7 @@ class Batches:
             start = end
 
 
-def objects_of(latents: Cache[Any, Any], part: Part, *, held_out: float) -> list[int]:
+def objects_of(latents: Cache[Any, Any] | Pictures, part: Part, *, held_out: float) -> list[int]:
     """Indices of the objects of a part, in the order of their names; clips of a video stay together.
 
     Raises `ConfigError` where there are none.

@@ -205,6 +205,16 @@ class Cache(Generic[S, R]):
             raise InputError(f"{path}: does not fit {INDEX}; run the svd3d cache command again")
         return cls(folder, info, pq.read_table(path))
 
+    @property
+    def variants(self) -> int:
+        """Rows of each object."""
+        return self.info.shape.variants
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that training sees."""
+        return self.info.fingerprint
+
     def origin(self, uid: str) -> str:
         """What is held out together with an object."""
         return uid
@@ -263,6 +273,12 @@ class ClipLatents(Cache[clips.Shape, clips.Row]):
     def origin(self, uid: str) -> str:
         """The video of a clip."""
         return clips.video_of(uid)
+
+
+def open_any(folder: Path, *, vae_digest: str | None = None) -> Latents | ClipLatents:
+    """A finished cache of either kind; see `Cache.open`."""
+    kinds: dict[str, Any] = {each.kind: each for each in (Latents, ClipLatents)}
+    return kinds[read_index(folder).shape.kind].open(folder, vae_digest=vae_digest)
 
 
 def read_index(folder: Path) -> Info[Any]:

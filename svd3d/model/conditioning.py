@@ -1,10 +1,10 @@
 """What the UNet is told besides the picture: the vector condition, and what guidance leaves out.
 
-Numbers are embedded with sinusoids and concatenated to one vector. Three published kinds of it:
+Numbers are embedded with sinusoids and concatenated to one vector. Four published kinds of it:
 
-- `svd-mv`: frames per second - 1, motion bucket and noise augmentation, as in stock SVD, and the elevation
-  of the camera in degrees (SVD paper, appendix D.6). Degrees, not radians: the sinusoids separate elevations
-  about 56 times better.
+- `svd`: frames per second - 1, motion bucket and noise augmentation, as in stock SVD: videos, not orbits.
+- `svd-mv`: the same and the elevation of the camera in degrees (SVD paper, appendix D.6). Degrees, not
+  radians: the sinusoids separate elevations about 56 times better.
 - `sv3d_u`: noise augmentation alone (SV3D paper, section 3).
 - `sv3d_p`: noise augmentation, polar angle and azimuth of each view in radians (SV3D paper, section 3).
 
@@ -15,8 +15,9 @@ turn the ring of views by one.
 # pyright: reportPrivateImportUsage=false
 # (diffusers exports its names lazily, where pyright does not see them)
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from svd3d.errors import CheckpointError, ConfigError
 from svd3d.model.unet import KnownTimesteps, per_view
 
-Kind = Literal["svd-mv", "sv3d_u", "sv3d_p"]
+Kind = Literal["svd", "svd-mv", "sv3d_u", "sv3d_p"]
 Guidance = Literal["constant", "linear", "triangular"]
 STOCK_IDS = 3
 MULTI_VIEW_IDS = 4
@@ -47,6 +48,7 @@ class _Traits:
 
 
 KINDS: dict[Kind, _Traits] = {
+    "svd": _Traits((1, 1, 1), per_view=False, input_last=False, noise_aug_strength=0.02),
     "svd-mv": _Traits((1, 1, 1, 1), per_view=False, input_last=False, noise_aug_strength=0.02),
     "sv3d_u": _Traits((1,), per_view=False, input_last=True, noise_aug_strength=1e-5),
     "sv3d_p": _Traits((1, 2, 2), per_view=True, input_last=True, noise_aug_strength=1e-5),
@@ -117,8 +119,8 @@ def added_time_ids(
     """The vector condition as the UNet takes it, float32: what sampling and training have in common.
 
     Angles are those of the cameras, input first, or NaN where they are not known, as of captures; frame rate
-    and motion matter to `svd-mv` only, the azimuths to `sv3d_p` only. Per-view conditions have the views in
-    the order of the network.
+    and motion matter to `svd` and `svd-mv` only, the azimuths to `sv3d_p` only. Per-view conditions have the
+    views in the order of the network.
     """
 
     def column(value: float | Tensor) -> Tensor:
@@ -128,13 +130,37 @@ def added_time_ids(
     noise = column(noise_aug_strength)
     if kind == "sv3d_u":
         return noise[:, None]
-    if kind == "svd-mv":
-        elevation = elevations_deg[:, 0].float()
-        return torch.stack([column(fps) - 1, column(motion_bucket_id), noise, elevation], dim=1)
+    if kind in ("svd", "svd-mv"):
+        numbers = [column(fps) - 1, column(motion_bucket_id), noise]
+        numbers += [elevations_deg[:, 0].float()] if kind == "svd-mv" else []
+        return torch.stack(numbers, dim=1)
     polar = torch.deg2rad(90 - elevations_deg.double())
     azimuth = torch.deg2rad((azimuths_deg.double() - azimuths_deg[:, :1].double()) % 360)  # from the input's
     each = torch.stack([noise[:, None].expand_as(polar), polar, azimuth], dim=2)
     return to_network(each.float(), kind)
+
+
+def time_ids_of(kind: Kind, batch: Mapping[str, Any]) -> Float[Tensor, "b *views n"]:
+    """The vector condition of a batch of `svd3d.data.dataset.Batches`.
+
+    Nobody knows the elevation of clips, nor, of those without a picture as condition, the noise in it.
+    """
+    if "fps" not in batch:
+        return added_time_ids(
+            kind,
+            elevations_deg=batch["elevations_deg"],
+            azimuths_deg=batch["azimuths_deg"],
+            noise_aug_strength=batch["noise_aug"],
+        )
+    unknown = torch.full_like(batch["fps"], torch.nan)
+    return added_time_ids(
+        kind,
+        elevations_deg=unknown[:, None],
+        azimuths_deg=unknown[:, None],
+        noise_aug_strength=batch.get("noise_aug", unknown),
+        fps=batch["fps"],
+        motion_bucket_id=batch["motion"],
+    )
 
 
 def to_network(views: Float[Tensor, "b v ..."], kind: Kind) -> Float[Tensor, "b v ..."]:

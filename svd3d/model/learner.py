@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from svd3d.errors import CheckpointError, require
-from svd3d.model import checkpoints, lora, saving
+from svd3d.model import checkpoints, lora
 from svd3d.model.saving import Saved
 from svd3d.settings import TrainConfig
 
@@ -27,12 +27,21 @@ WEIGHTS, AVERAGE, MOMENTS = "weights", "ema", "adamw"
 """First parts of the names in the state; the name of the parameter comes last."""
 TEMPORAL = (".temporal_transformer_blocks.", ".temporal_res_block.", ".time_pos_embed.", ".time_mixer.")
 
+AUTOENCODERS = ("autoencoder", "decoder")
+"""What `config.trains` may name besides parts of the UNet."""
 MOOT = re.compile(r"transformer_blocks\.\d+\.(norm2|attn2\.to_[qk])\.")
 """Layers before the softmax over the one token of the picture, which is 1: their gradient is zero."""
 
 
 def select(unet: Any, config: TrainConfig) -> None:
-    """Let learn what `config.trains` names and can change the views, and freeze the rest."""
+    """Let learn what `config.trains` names and can change the views, and freeze the rest.
+
+    Of the two that are autoencoders, `unet` is one.
+    """
+    if config.trains in AUTOENCODERS:
+        unet.requires_grad_(config.trains == "autoencoder")
+        unet.decoder.requires_grad_(True)
+        return
     if config.trains == "lora":
         lora.add(
             unet,
@@ -42,14 +51,20 @@ def select(unet: Any, config: TrainConfig) -> None:
             seed=config.seed,
         )
         lora.trainable(unet)
-    elif config.trains == "temporal":
+    elif config.trains in ("temporal", "spatial"):
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(any(part in f".{name}" for part in TEMPORAL))
+            temporal = any(part in f".{name}" for part in TEMPORAL)
+            parameter.requires_grad_(temporal == (config.trains == "temporal"))
     else:
         unet.requires_grad_(True)
     for name, parameter in unet.named_parameters():
         if MOOT.search(name):
             parameter.requires_grad_(False)
+
+
+def number_format(device: torch.device, config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
+    """Networks compute in bfloat16 if the recipe says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
 def trainable(unet: nn.Module) -> dict[str, nn.Parameter]:
@@ -146,7 +161,7 @@ class Learner:
         """Put the state of a checkpoint back. Raises `CheckpointError` if it is one of other parameters."""
         state = saved.state()
         self._check_names(saved, state)
-        averages = checkpoints.read(saved.folder / saving.UNET) if self.fills_model else state
+        averages = checkpoints.read(saved.model) if self.fills_model else state
         prefix = "" if self.fills_model else f"{AVERAGE}/"
         kept: dict[str, dict[str, Any]] = {name: {} for name in self.trained}
         for place, tensor in state.items():

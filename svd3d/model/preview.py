@@ -54,20 +54,14 @@ class Painter:
         pipeline.scheduler.set_timesteps(self.steps, device=self.device)
         generator = torch.Generator().manual_seed(int(batch["draw_seed"]))
         noise = torch.randn(true.shape, generator=generator).to(self.device)
-        time_ids = conditioning.added_time_ids(
-            self.kind,
-            elevations_deg=batch["elevations_deg"],
-            azimuths_deg=batch["azimuths_deg"],
-            noise_aug_strength=batch["noise_aug"],
-        )
         painted = pipeline.denoise(
             noise * pipeline.scheduler.init_noise_sigma,
             batch["cond_latents"].to(self.device)[:, None].expand(-1, true.shape[1], -1, -1, -1),
             batch["clip"].to(self.device),
-            time_ids.to(self.device),
+            conditioning.time_ids_of(self.kind, batch).to(self.device),
             scales=conditioning.guidance_scales(
                 true.shape[1],
-                shape="triangular",
+                shape="linear" if self.kind == "svd" else "triangular",
                 min_scale=1.0,
                 max_scale=float(pipeline.config["max_guidance_scale"]),
             ),

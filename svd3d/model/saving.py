@@ -26,11 +26,10 @@ from svd3d.settings import TrainConfig
 FOLDER = "checkpoints"
 METRICS = "metrics.jsonl"
 VALIDATION = "validation"
-UNET = f"unet/{checkpoints.WEIGHTS['unet']}.safetensors"
 INDEX = "state/index.json"
 STATE = "state/training.safetensors"
-FROZEN = ("vae", "image_encoder", "scheduler", "feature_extractor")
-"""Parts of a pipeline that training leaves alone."""
+PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
+"""Of a pipeline; all but the one that learns are left alone."""
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +40,11 @@ class Saved:
     folder: Path
     step: int
     facts: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The weights of the network that learns."""
+        return self.folder / weights(self.facts.get("learns", "unet"))
 
     def state(self) -> dict[str, Tensor]:
         """What training resumes from, mapped from disk."""
@@ -83,12 +87,24 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and torch.equal(first, second)
 
 
-def link_frozen(base: Path, folder: Path, *, conditioning: str) -> None:
-    """The parts of the pipeline `base` that do not learn: hard links to its files where the disk can."""
-    for part in FROZEN:
-        shutil.copytree(base / part, folder / part, copy_function=_link)
+def weights(part: str) -> str:
+    """The file of the weights of a part, in a diffusers folder."""
+    return f"{part}/{checkpoints.WEIGHTS[part]}.safetensors"
+
+
+def link_frozen(base: Path, folder: Path, *, learns: str, conditioning: str | None = None) -> None:
+    """The parts of the pipeline `base` that do not learn: hard links to its files where the disk can.
+
+    `conditioning` is that of the pipeline now, if it changes; that of `svd` is diffusers' own pipeline.
+    """
+    for part in PARTS:
+        if part != learns:
+            shutil.copytree(base / part, folder / part, copy_function=_link)
     index = checkpoints.read_json(base / "model_index.json")
-    index |= {"_class_name": "SVDMVPipeline", "conditioning": conditioning}
+    if conditioning == "svd":
+        index["_class_name"] = "StableVideoDiffusionPipeline"
+    elif conditioning is not None:
+        index |= {"_class_name": "SVDMVPipeline", "conditioning": conditioning}
     runs.write_json(folder / "model_index.json", index)
 
 

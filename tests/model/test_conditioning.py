@@ -243,7 +243,7 @@ def test_drop_outs_are_per_sample_and_independent_and_leave_the_input_alone():
 
 
 def test_a_kind_that_is_not_known_is_refused():
-    with pytest.raises(ConfigError, match="'sv3d': not known; choose one of svd-mv, sv3d_u, sv3d_p"):
+    with pytest.raises(ConfigError, match="'sv3d': not known; choose one of svd, svd-mv, sv3d_u, sv3d_p"):
         inspect.unwrap(conditioning.prepare)(unet(1), "sv3d")
 
 
