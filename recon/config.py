@@ -33,6 +33,8 @@ class ReconConfig:
     refine_steps: int = 0
     """Steps in which the mesh is moved, at the end, until its pictures are the views; 40 are much. A step
     takes about a quarter of a second on one core."""
+    splats: bool = False
+    """Also fit Gaussian splats to the views, beginning on the mesh: splats.ply. Needs gsplat and a GPU."""
     seed: int = 0
     """Seed of the rays that a field is fitted to."""
     device: str = "auto"

@@ -137,7 +137,7 @@ def _render_window(
     )
     hit = np.flatnonzero(hits.face >= 0)
     colour = np.zeros((len(directions), 4), np.float32)
-    colour[hit, :3] = _colours(mesh, hits.face[hit], hits.barycentric[hit])
+    colour[hit, :3] = colours_at(mesh, hits.face[hit], hits.barycentric[hit])
     colour[hit, 3] = 1
     mean = colour.reshape(*shape, 4).mean(axis=(1, 3))
     mean[..., :3] /= np.maximum(mean[..., 3:], 1e-6)
@@ -157,9 +157,10 @@ def _directions(camera: Cameras, window: tuple[int, int, int, int], side: int) -
     return (pixels @ (rotation @ np.linalg.inv(camera.intrinsics[0])).T).astype(np.float32)
 
 
-def _colours(
+def colours_at(
     mesh: trimesh.Trimesh, faces: Int[np.ndarray, "n"], barycentric: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
+    """Colours in [0, 1] of points of a textured mesh; grey without a texture."""
     textured = texture_of(mesh)
     if textured is None:
         return np.full((len(faces), 3), 0.7, np.float32)

@@ -16,6 +16,7 @@ from svd3d.sample import Sample
 
 if TYPE_CHECKING:
     from recon.field import Field
+    from recon.splat import Splats
 
 FORMAT = 2
 """Version of recon.json."""
@@ -72,6 +73,8 @@ class Reconstruction:
     """Mean over the input views of the IoU of their silhouettes with those of the mesh."""
     psnr_db: float
     """Self-check: mean over the input views of the whole-image PSNR on white."""
+    splats: "Splats | None"
+    """Gaussians begun on the mesh, where they were asked for."""
     seconds: Mapping[str, float]
     """Wall-clock duration of each step."""
 
@@ -91,6 +94,7 @@ class Reconstruction:
             "seen": round(self.seen_share, 5),
             "silhouette_iou": round(self.silhouette_iou, 5),
             "self_check": {"metric": "psnr", "background": "white", "mean_db": round(self.psnr_db, 3)},
+            **({"splats": self.splats.details()} if self.splats else {}),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
 

@@ -30,8 +30,8 @@ class Reconstructed:
 
     uid: str
     folder: Path | None
-    """Holds mesh.glb, seen.png, recon.json and renders/, and field.safetensors if one was fitted; None if it
-    failed."""
+    """Holds mesh.glb, seen.png, recon.json and renders/, and field.safetensors and splats.ply if they were
+    fitted; None if it failed."""
     status: Literal["done", "skipped", "failed"]
     message: str
     """Why it failed, or what is noteworthy; empty if nothing is."""
@@ -53,6 +53,7 @@ def reconstruct(
     faces: int = 20_000,
     texture_size: int = 1024,
     refine_steps: int = 0,
+    splats: bool = False,
     seed: int = 0,
     device: str = "auto",
     nerfstudio: Path | None = None,
@@ -63,8 +64,10 @@ def reconstruct(
     """A textured mesh from the views of one sample, in memory. See `ReconConfig` for the options.
 
     `work` is the folder in which a long fit keeps what it resumes from. Raises `MeshError` when silhouettes
-    are empty, missing, or have no common object.
+    are empty, missing, or have no common object, and `DependencyError` when splats cannot be fitted here.
     """
+    if splats:
+        _check_splats(device)
     watch = Stopwatch()
     if method == "fast":
         shape = fast.shape(views, resolution=resolution, faces=faces, watch=watch)
@@ -113,6 +116,12 @@ def reconstruct(
     with watch("check"):
         renders = rendered(mesh, views, uid=views.uid)
         silhouettes = [each[..., 3] > 127 for each in (renders.images, shape.images)]
+    fitted_splats = None
+    if splats:
+        from recon import splat
+
+        with watch("splats"):
+            fitted_splats = splat.fit(mesh, shape.images, views.cameras, seed=seed, device=device)
     return Reconstruction(
         uid=views.uid,
         method=method,
@@ -124,6 +133,7 @@ def reconstruct(
         renders=renders,
         silhouette_iou=silhouette_iou(*silhouettes),
         psnr_db=float(psnr(renders.images, shape.images).mean()),
+        splats=fitted_splats,
         seconds=watch.seconds,
     )
 
@@ -143,6 +153,8 @@ def run(config: ReconConfig) -> Iterator[Reconstructed]:
     for path in config.views_from:
         if not sample.find(path):
             raise SampleError(f"{path}: holds no sample to take cameras from; check --views-from")
+    if config.splats:
+        _check_splats(config.device)
     alone = captures.read(config.sample) if captures.is_capture(config.sample) else None
     if alone is not None:
         _extra_views(config, alone.uid)
@@ -175,6 +187,14 @@ def _run(config: ReconConfig, folders: list[Path], *, alone: Sample | None) -> I
             )
 
 
+def _check_splats(device: str) -> None:
+    """Raise `DependencyError` unless splats can be fitted, before the long work."""
+    require("torch", extra="model", reason="--splats")
+    from recon import splat
+
+    splat.check(device)
+
+
 def _begun(out: Path) -> bool:
     """Whether a fit left something there that it can resume from."""
     return any(path.name != "config.yaml" and not path.name.startswith(".") for path in out.iterdir())
@@ -205,6 +225,7 @@ def _one(config: ReconConfig, source: Path, *, alone: Sample | None) -> Reconstr
             faces=config.faces,
             texture_size=config.texture_size,
             refine_steps=config.refine_steps,
+            splats=config.splats,
             seed=config.seed,
             device=config.device,
             nerfstudio=config.nerfstudio,
@@ -220,6 +241,8 @@ def _one(config: ReconConfig, source: Path, *, alone: Sample | None) -> Reconstr
     images.write_png(folder / "seen.png", made.seen)
     if made.shape.field:
         made.shape.field.save(folder / "field.safetensors", views.cameras)
+    if made.splats:
+        runs.write_file(folder / "splats.ply", made.splats.gaussians.to_ply())
     _write_renders(folder, {"renders": made.renders, **others})
     licence = views.about.get("licence")
     runs.write_manifest(
