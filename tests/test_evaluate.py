@@ -81,11 +81,11 @@ def test_sample_folders_of_two_objects_give_a_whole_report(tmp_path):
 
     content = json.loads((tmp_path / "scores/report.json").read_text())
     assert content == json.loads(json.dumps(scores.to_json()))
-    assert list(content["methods"]) == ["ours", "input-copied", "input-copied-mirrored", "silhouette"]
+    assert list(content["methods"]) == ["ours", *baselines.BASELINES]
     assert set(content["methods"]["ours"]) == {"psnr", "foreground-psnr", "ssim", "mse", "mask-iou"}
     assert content["methods"]["ours"]["psnr"]["n"] == 2
     networks = {"lpips-alex", "lpips-vgg", "clip-s-b32", "clip-s-l14"}
-    assert set(content["not_computed"]) == networks | {"reprojection-psnr", "nearest-training-view"}
+    assert set(content["not_computed"]) == networks | {"reprojection-psnr", *baselines.NEED_TRAINING}
     views = {row["view"] for row in content["rows"]}
     assert views == set(range(1, 21))  # the condition view is left out
     assert set(content["digests"]) == {

@@ -11,7 +11,7 @@ Modules:
     catalog     name, unit, direction, range and definition of every metric
     protocols   what is compared, on which background, at which size: named, frozen, with a digest
     pairing     whether two sets of views may be compared at all, and how they come to one size
-    baselines   what needs no model: the input copied, a silhouette, the nearest training orbit
+    baselines   what needs no model: the input copied, a silhouette, white, training views
     inputs      what lies at a path, and which prediction belongs to which reference
     scoring     pairs in memory to a report
     report      rows to means, intervals and paired differences

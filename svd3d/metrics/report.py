@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from svd3d.errors import InputError
-from svd3d.metrics.baselines import BASELINES, NEAREST
+from svd3d.metrics.baselines import BASELINES, NEED_TRAINING
 from svd3d.metrics.catalog import METRICS
 from svd3d.metrics.protocols import Protocol
 
@@ -25,7 +25,7 @@ REFERENCE = "reference"
 """The method of what the reference has without being compared."""
 RESAMPLED = "reference-resampled"
 """The reference against itself with other surface samples: the best score that sampling allows."""
-RESERVED = (*BASELINES, NEAREST, REFERENCE, RESAMPLED)
+RESERVED = (*BASELINES, *NEED_TRAINING, REFERENCE, RESAMPLED)
 """Methods that a report adds by itself."""
 
 

@@ -37,7 +37,7 @@ from svd3d.metrics import (
     semantic,
 )
 from svd3d.metrics import images as measures
-from svd3d.metrics.baselines import BASELINES, NEAREST, TrainingViews
+from svd3d.metrics.baselines import BASELINES, NEED_TRAINING, TrainingViews
 from svd3d.metrics.geometry import Surface
 from svd3d.metrics.pairing import Views
 from svd3d.metrics.protocols import Protocol
@@ -131,7 +131,7 @@ def score_views(
     """Scores of views, several objects at a time; baselines are added where the protocol has them.
 
     `metrics` given by name are demanded: what hinders one is raised (`InputError` or `DependencyError`)
-    instead of noted in the report. `training` allows the baseline `nearest-training-view`. `digests`,
+    instead of noted in the report. `training` allows the baselines that need training views. `digests`,
     `notes`, `rows` (measured elsewhere) and `costs` (per method, for the table of time and memory) are read
     when all pairs are done.
     """
@@ -140,7 +140,8 @@ def score_views(
     gathered = _Gathered(demanded=bool(metrics))
     loaded = _load(names, networks, gathered)
     if protocol.baselines and training is None:
-        gathered.problems[NEAREST] = InputError("no training views were given (--training-views DIR)")
+        missing = InputError("no training views were given (--training-views DIR)")
+        gathered.problems |= dict.fromkeys(NEED_TRAINING, missing)
     sizes: dict[str, None] = {}
     shown = _Extremes()
 
@@ -470,7 +471,7 @@ def _baselines(
         return {}
     makers = dict(BASELINES)
     if training is not None:
-        makers[NEAREST] = training.nearest
+        makers |= training.baselines()
     made = {}
     for name, make in makers.items():
         try:
