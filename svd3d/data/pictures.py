@@ -16,10 +16,6 @@ from svd3d.errors import InputError
 
 AT_ONCE = 7
 """Neighbouring views of a sample, unless said otherwise."""
-COLOURED = 4
-"""One draw in so many has a colour behind the object, the others white."""
-COLOURS = 256
-"""Values of each channel of it."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +70,12 @@ class Pictures:
 
 
 def sample(row: Orbit, draw: Callable[[int, str], int], *, num_views: int) -> dict[str, Any]:
-    """Neighbouring views, `pictures [v 3 h w]` in [-1, 1]; behind the object is white, or at times a colour.
+    """Neighbouring views, `pictures [v 3 h w]` in [-1, 1]; behind an object is white.
 
     Views follow each other around an orbit, from any of them on; one with fewer views is gone around again.
     """
     start = draw(len(row.images), "roll")
     views = row.images[(start + np.arange(num_views)) % len(row.images)]
-    colour = (1.0, 1.0, 1.0)
-    if draw(COLOURED, "background") == 0:
-        red, green, blue = (draw(COLOURS, f"background {name}") / (COLOURS - 1) for name in "rgb")
-        colour = red, green, blue
     if views.shape[-1] == 4:
-        views = images.to_uint8(images.composite(views, background=colour))
+        views = images.to_uint8(images.composite(views))
     return {"pictures": torch.from_numpy(views).movedim(-1, -3).float() / 127.5 - 1}
