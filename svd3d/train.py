@@ -304,8 +304,8 @@ class Objective(Protocol):
         """Loss of each sample, and the noise in it."""
         ...
 
-    def painter(self) -> Any:
-        """Has `views`: of a batch of one sample, views painted and true ones."""
+    def painter(self) -> Any | None:
+        """Has `views`: of a batch of one sample, views painted and true ones. None: nothing to compare."""
         ...
 
     def settle(self) -> None:
@@ -322,17 +322,33 @@ def open_data(config: TrainConfig, start: Checkpoint) -> tuple[Latents | ClipLat
         size = start.networks["unet"].config["sample_size"] * start.scale
         return Pictures(config.data, size=size), start
     found = shards.open_any(config.data, vae_digest=shards.vae_digest(start.network("vae")))
+    unet = start.networks["unet"]
     if isinstance(found, Latents):
         shape = found.info.shape
         if (num_views := config.num_views or shape.num_views) < 2:
             raise ConfigError("num_views 1: an orbit has 2 or more; images are trained on clips")
+        _check_told(config, unet, picture=shape.clip_dim, text=None)
         return found, checkpoints.multi_view(start, num_views=num_views, size=shape.size)
     if start.kind not in ("svd", "svd-mv"):
         raise ConfigError(f"{config.model}: a model of kind {start.kind} does not learn from clips; take svd")
     clip = found.info.shape
     frames = config.num_views or clip.num_frames
-    start.networks["unet"].register_to_config(num_frames=frames, sample_size=clip.latent[1])
+    if frames > clip.num_frames:
+        raise ConfigError(f"num_views {frames}: the clips have {clip.num_frames} frames; choose no more")
+    _check_told(config, unet, picture=clip.clip_dim, text=clip.text and clip.text[1])
+    unet.register_to_config(num_frames=frames, sample_size=clip.latent[1])
     return found, start
+
+
+def _check_told(config: TrainConfig, unet: Any, *, picture: int | None, text: int | None) -> None:
+    """Refuse data without what the UNet is told: `picture` and `text` are the widths of embeddings there."""
+    what, found = ("pictures", picture) if conditioning.sees_pictures(unet) else ("texts", text)
+    wanted = unet.config["cross_attention_dim"]
+    if found != wanted:
+        raise ConfigError(
+            f"{config.data}: holds {f'embeddings of width {found}' if found else 'no embeddings'} of {what}, "
+            f"and the UNet of {config.model} is told ones of width {wanted}; cache them with its encoder"
+        )
 
 
 def objective_of(config: TrainConfig, start: Checkpoint, draws: Draws) -> Objective:
@@ -394,10 +410,8 @@ def validate_views(
     """Mean scores of painted views of the first held-out objects; their pictures go to validation/step-N.png.
 
     What paints them is in memory for as long as it is needed. None where the device has no room for it:
-    training goes on. None of single images, too, which nothing but noise is given for.
+    training goes on.
     """
-    if config.num_views == 1:
-        return None
     count = min(config.validation_objects, len(held_out.draws.objects))
     alone = config.fsdp or accelerator.num_processes == 1
     mine = range(count) if alone else range(count)[accelerator.process_index :: accelerator.num_processes]
@@ -405,7 +419,8 @@ def validate_views(
     try:
         painter = objective.painter() if mine else None
         for place in mine:
-            assert painter is not None
+            if painter is None:
+                break
             with learning.number_format(accelerator.device, config):
                 found.append((place, painter.views(collate([held_out.draws[place]]))))
     except torch.OutOfMemoryError as error:

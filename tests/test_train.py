@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,11 +37,11 @@ from svd3d.model import (
     memory,
     preview,
     saving,
-    tiny,
 )
 from svd3d.model import lora as adapters
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import TrainConfig
+from tests.trainings import assert_same, command, published, save_model, trained
 
 VIEWS, CHANNELS = 3, 16
 OPEN = train.shards.open_any
@@ -97,23 +96,7 @@ def data(monkeypatch):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A pipeline with a UNet of one level and random weights, as a folder."""
-    torch.manual_seed(0)
-    unet = UNetSpatioTemporalConditionModel(
-        sample_size=8,
-        in_channels=2 * CHANNELS,
-        out_channels=CHANNELS,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal",),
-        up_block_types=("CrossAttnUpBlockSpatioTemporal",),
-        block_out_channels=(32,),
-        addition_time_embed_dim=32,
-        projection_class_embeddings_input_dim=128,
-        layers_per_block=1,
-        cross_attention_dim=32,
-        num_attention_heads=1,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    SVDMVPipeline(**{**tiny.components(), "unet": unet}, max_guidance_scale=1.0).save_pretrained(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -130,21 +113,6 @@ def config(tmp_path, data, model):
         report_to=(),
         device="cpu",
     )
-
-
-def trained(config: TrainConfig, **changes: object) -> list[train.Step]:
-    return list(train.run(dataclasses.replace(config, **changes)))
-
-
-def published(config: TrainConfig, step: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The model and the training state of a checkpoint."""
-    folder = config.out / "checkpoints" / f"step-{step}"
-    return checkpoints.folder_weights(folder, "unet"), checkpoints.read(folder / saving.STATE)
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    assert [name for name in one if not saving.same_bits(one[name], other[name])] == []
 
 
 def batch_of(data: InMemory, size: int, *, seed: int = 0) -> train.Batch:
@@ -587,14 +555,6 @@ def test_a_real_kill_in_the_middle_changes_nothing(cached, model, tmp_path):
     checkpoints.write_weights({**weights, name: weights[name] + 1}, moved / saving.STATE)
     differing = proofs.differing(moved, tmp_path / "straight/checkpoints/step-12")
     assert list(differing) == [name]  # the proof can fail
-
-
-def command(config: TrainConfig, *words: str) -> subprocess.CompletedProcess[str]:
-    """`svd3d train` as a user starts it."""
-    recipe = config.out.with_suffix(".yaml")
-    runs.write_file(recipe, configs.to_yaml(config))
-    line = [sys.executable, "-m", "svd3d", "train", str(recipe), *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow

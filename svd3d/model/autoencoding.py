@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
+from svd3d.errors import TrainingError
 from svd3d.model import learner
 from svd3d.model.checkpoints import Checkpoint
 from svd3d.settings import TrainConfig
@@ -27,6 +28,10 @@ LOG_VARIANCE = -6.0
 """Of the posterior, where the latents are told: far below that of the latents."""
 NOT_WHITE = 0.02
 """How far from white, of 2, a patch must reach to count for the principal directions."""
+FAINTEST = 1e-9
+"""Share of the largest variance below which a direction is rounding."""
+ENCODED_AT_ONCE = 28
+"""Examples whose latents are scaled."""
 WHITENING = -0.25
 """Each direction is scaled by this power of its variance: half-way to latents of equal spread, so that faint
 directions, which are mostly noise, stay fainter."""
@@ -39,8 +44,8 @@ class Autoencoding:
     start: Checkpoint
     network: Any
     config: TrainConfig
-    examples: Float[Tensor, "n 3 h w"]
-    """Pictures by which latents are scaled."""
+    examples: Float[Tensor, "n 3 h w"] | None
+    """Pictures by which latents are scaled, if they are new."""
     matrix: Float[Tensor, "c p"] | None
     """What the encoder is told, if it is: from patches to latents."""
     part = "vae"
@@ -51,9 +56,10 @@ class Autoencoding:
         cls, start: Checkpoint, network: Any, config: TrainConfig, *, first: Iterable[Mapping[str, Any]]
     ) -> "Autoencoding":
         """`first` are the first samples of the training, always the same."""
-        examples = torch.cat([each["pictures"] for each in first])
-        matrix = None
-        if config.latents == "linear" and config.trains == "autoencoder":
+        examples = matrix = None
+        if config.trains == "autoencoder":
+            examples = torch.cat([each["pictures"] for each in first])
+        if config.latents == "linear" and examples is not None:
             channels = network.config["latent_channels"]
             matrix = principal_directions(examples, channels=channels, patch=start.scale)
         return cls(start, network, config, examples, matrix)
@@ -105,9 +111,9 @@ class Autoencoding:
             levels.append(level)
         return torch.cat(noise), torch.stack(levels)
 
-    def painter(self) -> "Autoencoding":
-        """What paints pictures: itself."""
-        return self
+    def painter(self) -> "Autoencoding | None":
+        """What paints pictures: itself. None for single ones: the scores leave out the first of them."""
+        return None if self.config.num_views == 1 else self
 
     @torch.no_grad()
     def views(
@@ -123,11 +129,9 @@ class Autoencoding:
     @torch.no_grad()
     def settle(self) -> None:
         """Scale new latents to a standard deviation of 1, as diffusion expects."""
-        if self.config.trains == "autoencoder":
+        if self.examples is not None:
             device = next(self.network.parameters()).device
-            parts = [
-                self._modes(each.to(device)) for each in self.examples.split(len(self.examples) // 8 or 1)
-            ]
+            parts = [self._modes(each.to(device)) for each in self.examples.split(ENCODED_AT_ONCE)]
             self.network.register_to_config(scaling_factor=1 / torch.cat(parts).float().std().item())
 
     def _modes(self, pictures: Float[Tensor, "n 3 h w"]) -> Tensor:
@@ -156,10 +160,18 @@ class _RoundTrip(nn.Module):
 def principal_directions(
     pictures: Float[Tensor, "n 3 h w"], *, channels: int, patch: int
 ) -> Float[Tensor, "c p"]:
-    """The matrix that turns what differs from white in a patch into latents; white is zero."""
+    """The matrix that turns what differs from white in a patch into latents; white is zero.
+
+    Raises `TrainingError` for pictures with too little in them.
+    """
     seen = _patches(pictures, patch).movedim(1, -1).flatten(0, -2)
     seen = seen[seen.abs().amax(dim=1) > NOT_WHITE].double()
-    directions, variances, _ = torch.linalg.svd(seen.T @ seen / len(seen))
+    directions, variances, _ = torch.linalg.svd(seen.T @ seen / max(len(seen), 1))
+    if variances[channels - 1] <= FAINTEST * variances[0]:
+        raise TrainingError(
+            f"latents linear: the patches of {len(pictures)} pictures that are not white, {len(seen)}, have "
+            f"fewer than {channels} principal directions; look at the pictures, or take latents learned"
+        )
     return (directions[:, :channels] * variances[:channels] ** WHITENING).T.float().contiguous()
 
 

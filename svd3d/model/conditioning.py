@@ -84,6 +84,11 @@ def count_time_ids(unet: UNetSpatioTemporalConditionModel) -> float:
     return unet.add_embedding.linear_1.in_features / unet.config["addition_time_embed_dim"]
 
 
+def sees_pictures(unet: UNetSpatioTemporalConditionModel) -> bool:
+    """Whether a UNet takes the latents of a picture and its one CLIP token; else it is told a text."""
+    return unet.config["in_channels"] > unet.config["out_channels"]
+
+
 def widen(unet: UNetSpatioTemporalConditionModel) -> UNetSpatioTemporalConditionModel:
     """Make room for the elevation in a stock SVD UNet, in place: new columns of `add_embedding.linear_1`.
 

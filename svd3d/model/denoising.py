@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from svd3d.errors import ConfigError
 from svd3d.model import conditioning, edm, learner, preview
 from svd3d.model.checkpoints import Checkpoint
 from svd3d.model.conditioning import Kind
@@ -15,6 +14,8 @@ from svd3d.settings import TrainConfig
 
 Batch = dict[str, Any]
 """Of `svd3d.data.dataset.Batches`."""
+PICTURE = ("clip", "cond_latents", "noise_aug")
+"""What a batch tells of the picture that is the condition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +37,18 @@ class Denoising:
         return self.network
 
     def losses(self, module: nn.Module, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """Loss and noise level of each sample."""
+        """Loss and noise level of each sample. A UNet without channels for a picture reads the text alone."""
+        if not conditioning.sees_pictures(self.network):
+            batch = {name: each for name, each in batch.items() if name not in PICTURE}
         return losses(module, self.kind, batch, self.config)
 
-    def painter(self) -> preview.Painter:
-        """What paints views with the network as it is; the autoencoder is in memory for as long."""
+    def painter(self) -> preview.Painter | None:
+        """What paints views with the network as it is; the autoencoder is in memory for as long.
+
+        None without a picture that they could be compared by: a text, or single images.
+        """
+        if self.config.num_views == 1 or not conditioning.sees_pictures(self.network):
+            return None
         return preview.Painter(
             self.network, self.start, kind=self.kind, steps=self.config.validation_sampling_steps
         )
@@ -52,10 +60,7 @@ class Denoising:
 def losses(
     network: nn.Module, kind: Kind, batch: Batch, config: TrainConfig
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """The loss of EDM and the noise level of each sample; the batch is left as it is.
-
-    A UNet that takes as many channels as the latents have sees no picture, only the text.
-    """
+    """The loss of EDM and the noise level of each sample; the batch is left as it is."""
     device = next(network.parameters()).device
     drawn = draw(batch, config)
     clean, noise = batch["latents"].to(device), drawn["noise"].to(device)
@@ -85,13 +90,9 @@ def draw(batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
 
     `tokens` are those of the picture, or of the text where batches have no picture.
     """
-    names = {"cond_latents": ("cond_latents", config.drop_image), "tokens": ("clip", config.drop_clip)}
-    if "clip" not in batch:
-        if "text" not in batch:
-            raise ConfigError(
-                "data: neither CLIP embeddings nor captions; cache it with an encoder of either"
-            )
-        names = {"tokens": ("text", config.drop_clip)}
+    names = {"tokens": ("text", config.drop_clip)}
+    if "clip" in batch:
+        names = {"cond_latents": ("cond_latents", config.drop_image), "tokens": ("clip", config.drop_clip)}
     drawn: dict[str, list[Tensor]] = {"sigma": [], "noise": [], **{name: [] for name in names}}
     for i, seed in enumerate(batch["draw_seed"].tolist()):
         source = torch.Generator().manual_seed(seed)

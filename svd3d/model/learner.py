@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from svd3d.errors import CheckpointError, require
-from svd3d.model import checkpoints, lora
+from svd3d.model import checkpoints, conditioning, lora
 from svd3d.model.saving import Saved
 from svd3d.settings import TrainConfig
 
@@ -30,7 +30,7 @@ TEMPORAL = (".temporal_transformer_blocks.", ".temporal_res_block.", ".time_pos_
 AUTOENCODERS = ("autoencoder", "decoder")
 """What `config.trains` may name besides parts of the UNet."""
 MOOT = re.compile(r"transformer_blocks\.\d+\.(norm2|attn2\.to_[qk])\.")
-"""Layers before the softmax over the one token of the picture, which is 1: their gradient is zero."""
+"""Layers before the softmax over the one token of a picture, which is 1: their gradient is zero."""
 
 
 def select(unet: Any, config: TrainConfig) -> None:
@@ -41,6 +41,9 @@ def select(unet: Any, config: TrainConfig) -> None:
     if config.trains in AUTOENCODERS:
         unet.requires_grad_(config.trains == "autoencoder")
         unet.decoder.requires_grad_(True)
+        middle = unet.decoder.mid_block
+        for unused in middle.attentions[len(middle.resnets) - 1 :]:  # diffusers pairs them with later blocks
+            unused.requires_grad_(False)
         return
     if config.trains == "lora":
         lora.add(
@@ -58,7 +61,7 @@ def select(unet: Any, config: TrainConfig) -> None:
     else:
         unet.requires_grad_(True)
     for name, parameter in unet.named_parameters():
-        if MOOT.search(name):
+        if conditioning.sees_pictures(unet) and MOOT.search(name):
             parameter.requires_grad_(False)
 
 

@@ -1,0 +1,79 @@
+"""What the tests of training share: small models, whole runs, and what they leave."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+
+from svd3d import config as configs
+from svd3d import runs, train
+from svd3d.model import checkpoints, saving, tiny
+from svd3d.model.pipeline import SVDMVPipeline
+from svd3d.settings import TrainConfig
+
+
+def small_unet(*, time_ids: int = 4, channels: int = 16, **options: Any) -> UNetSpatioTemporalConditionModel:
+    """A UNet of one level with random weights, the same at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = {
+            "sample_size": 8,
+            "in_channels": 2 * channels,
+            "out_channels": channels,
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal",),
+            "up_block_types": ("CrossAttnUpBlockSpatioTemporal",),
+            "block_out_channels": (32,),
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": 32 * time_ids,
+            "layers_per_block": 1,
+            "cross_attention_dim": 32,
+            "num_attention_heads": 1,
+        }
+        return UNetSpatioTemporalConditionModel(**{**settings, **options})
+
+
+def small_vae(*, channels: int = 4) -> AutoencoderKLTemporalDecoder:
+    """An autoencoder of two levels with random weights, the same at every call: 2 pixels to a latent."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            block_out_channels=(32, 32),
+            layers_per_block=1,
+            latent_channels=channels,
+            sample_size=16,
+        )
+
+
+def save_model(folder: Path, **parts: Any) -> Path:
+    """The tiny pipeline with that UNet, or with other `parts`, as a folder."""
+    everything = {**tiny.components(), "unet": small_unet(), **parts}
+    SVDMVPipeline(**{"max_guidance_scale": 1.0, **everything}).save_pretrained(folder)
+    return folder
+
+
+def trained(config: TrainConfig, **changes: object) -> list[train.Step]:
+    return list(train.run(dataclasses.replace(config, **changes)))
+
+
+def published(config: TrainConfig, step: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The model and the training state of a checkpoint."""
+    (saved,) = (each for each in saving.every(config.out) if each.step == step)
+    return checkpoints.read(saved.model), saved.state()
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not saving.same_bits(one[name], other[name])] == []
+
+
+def command(config: TrainConfig, *words: str) -> subprocess.CompletedProcess[str]:
+    """`svd3d train` as a user starts it."""
+    recipe = config.out.with_suffix(".yaml")
+    runs.write_file(recipe, configs.to_yaml(config))
+    line = [sys.executable, "-m", "svd3d", "train", str(recipe), *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
