@@ -97,16 +97,17 @@ def main() -> None:
 
 def make_views(folder: Path, objects: int, *, size: int) -> None:
     """`references/` and `predictions/`: orbits from different elevations and azimuths."""
-    import make_orbits
+    import raycast
 
-    mesh = make_orbits.load_glb(ROOT / "svd3d/assets/objects/toy_car.glb")
+    solid = raycast.read(ROOT / "svd3d/assets/objects/toy_car.glb")
     for number in range(objects):
         elevation, azimuth = 30 * number / objects - 5, 360 * number / objects
-        drawn, distance = make_orbits.render_orbit(
-            mesh, azimuth_deg=azimuth, elevation_deg=elevation, views=VIEWS, size=DRAWN
+        orbit = Orbit.static(num_views=VIEWS, elevation_deg=elevation, azimuth_deg=azimuth)
+        orbit = orbit.fitted(solid.vertices)
+        drawn = raycast.render(
+            solid, orbit.cameras(height=DRAWN, width=DRAWN), sky=raycast.Sky.fixed(), seed=0
         )
         views = np.stack([images.resize(view, height=size, width=size) for view in drawn])
-        orbit = Orbit.static(num_views=VIEWS, elevation_deg=elevation, azimuth_deg=azimuth, distance=distance)
         cameras = orbit.cameras(height=size, width=size)
         uid = f"car-{number:02d}"
         for kind, origin, made in (

@@ -176,18 +176,14 @@ def prepare(setup: Setup, objects: int | None) -> float:
 
 def make_views(folder: Path, objects: int, *, size: int) -> None:
     """Orbits of the bundled toy car, each from its own elevation."""
-    import make_orbits
+    import raycast
 
-    mesh = make_orbits.load_glb(ROOT / "svd3d/assets/objects/toy_car.glb")
+    solid = raycast.read(ROOT / "svd3d/assets/objects/toy_car.glb")
     for number in range(objects):
-        elevation, azimuth = 25 * number / objects, 360 * number / objects
-        orbit = Orbit.static(elevation_deg=elevation, azimuth_deg=azimuth)
-        views = orbit.num_views
-        images, distance = make_orbits.render_orbit(
-            mesh, azimuth_deg=azimuth, elevation_deg=elevation, views=views, size=size
-        )
-        orbit = Orbit.static(elevation_deg=elevation, azimuth_deg=azimuth, distance=distance)
+        orbit = Orbit.static(elevation_deg=25 * number / objects, azimuth_deg=360 * number / objects)
+        orbit = orbit.fitted(solid.vertices)
         cameras = orbit.cameras(height=size, width=size)
+        images = raycast.render(solid, cameras, sky=raycast.Sky.fixed(), seed=0)
         made = Sample(f"car-{number}", cameras, images, "rendered", orbit=orbit)
         sample.write(made, folder / made.uid)
 
