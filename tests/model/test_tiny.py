@@ -41,7 +41,7 @@ def test_names_of_models(tmp_path):
 @pytest.fixture(scope="module")
 def bundled():
     if not (tiny.FOLDER / "model_index.json").is_file():
-        pytest.skip("the bundled weights are not made yet: scripts/make_tiny.py export")
+        pytest.skip("the bundled weights are not made yet: scripts/make_tiny.py")
     pipeline = SVDMVPipeline.load("tiny")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
