@@ -166,6 +166,7 @@ def learning(
         "out": out,
         "max_train_steps": steps,
         "train_batch_size": SAMPLES[recipe],
+        "global_batch_size": SAMPLES[recipe],
         "lr_warmup_steps": steps // 20,
         "checkpointing_steps": 200,
         "checkpoints_total_limit": 1,

@@ -288,6 +288,16 @@ def _plan_generate(config: Any) -> str:
     return stage.plan(config)
 
 
+def _video(config: Any, output: Output) -> int:
+    from svd3d import video as stage
+
+    results, total = stage.run(config, tell=console.say), stage.count(config)
+    code = _each_object("video", results, total, output, unit="videos")
+    folder = shlex.quote(str(config.out))
+    console.say(f"{config.out}: videos and their frames. Next: svd3d curate {folder} --out curated")
+    return code
+
+
 def _prove_resume(config: Any, output: Output) -> int:
     from svd3d import proof as stage
 
@@ -339,9 +349,8 @@ def _train(config: Any, output: Output) -> int:
         if step.checkpoint is not None:
             output.result(step.checkpoint, step=step.step, loss=step.loss, skipped=step.skipped)
     model = shlex.quote(str(config.out / "checkpoints" / f"step-{config.max_train_steps}"))
-    console.say(
-        f"{config.out}: trained, see index.html. Next: svd3d generate IMAGE --model {model} --out DIR"
-    )
+    following = f"svd3d generate IMAGE, or for models of videos svd3d video PROMPT, --model {model} --out DIR"
+    console.say(f"{config.out}: trained, see index.html. Next: {following}")
     return 0
 
 
@@ -460,11 +469,13 @@ def _convert(config: Any, output: Output) -> int:
     made = stage.run(config)
     output.result(made.path, status=made.status, seconds=made.seconds)
     there = "was there already" if made.status == "skipped" else "made"
-    if config.to == "svd3d":
-        model = shlex.quote(str(made.path))
-        console.say(f"{made.path}: {there}. Next: svd3d generate IMAGE --model {model} --out generated")
-    else:
-        console.say(f"{made.path}: {there}, in Stability's naming")
+    following = {
+        "svd3d": "Next: svd3d generate IMAGE --model {} --out generated",
+        "text-to-video": "Next: svd3d train RECIPE --model {} --data CLIPS --out RUN",
+        "image-to-video": "Next: svd3d video IMAGE --model {} --out videos",
+        "original": "Its tensors have Stability's names",
+    }[config.to]
+    console.say(f"{made.path}: {there}. {following.format(shlex.quote(str(made.path)))}")
     return 0
 
 
@@ -553,6 +564,7 @@ STAGES: dict[str, Stage] = {
         _generate,
         plan=_plan_generate,
     ),
+    "video": Stage("svd3d.settings:VideoConfig", "texts or pictures to videos", _video),
     "reconstruct": Stage("recon.config:ReconConfig", "views to a textured mesh", _reconstruct),
     "render-field": Stage(
         "recon.config:RenderFieldConfig", "a reconstructed field from any camera", _render_field

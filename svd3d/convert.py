@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from svd3d import model, runs
-from svd3d.errors import ConfigError, OutputError, require
+from svd3d.errors import CheckpointError, ConfigError, OutputError, require
 from svd3d.settings import ConvertConfig
 
 if TYPE_CHECKING:
@@ -17,6 +17,13 @@ FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Endings of single files of weights; what else does not exist may be a hub id."""
 ORIGINAL = "model.safetensors"
 """The file in Stability's naming."""
+TOLD = {
+    "svd3d": ("picture", "picture of an object"),
+    "text-to-video": ("text",),
+    "image-to-video": ("picture",),
+    "original": ("picture", "picture of an object"),
+}
+"""By what is made, what the models that it can be made of are told."""
 REAL_SIZE = "svd"
 """SOURCE of `--prior scratch` that needs no weights at all."""
 
@@ -42,7 +49,7 @@ def run(config: ConvertConfig) -> Converted:
     source = _source(config)
     inputs = {} if source is None else {"source": source}
     digest = functools.cache(runs.sha256)
-    result = config.out if config.to == "svd3d" else config.out / ORIGINAL
+    result = config.out / ORIGINAL if config.to == "original" else config.out
     if runs.already_made(config.out, config=config, inputs=inputs, digest=digest):
         return Converted(result, "skipped", 0.0)
     if config.out.is_dir() and any(config.out.iterdir()):
@@ -60,11 +67,16 @@ def run(config: ConvertConfig) -> Converted:
 
     # 2. The folder, renamed into place when it is whole
     with runs.atomic_folder(config.out) as temporary:
-        if config.to == "svd3d":
-            checkpoints.write(checkpoints.multi_view(checkpoint, size=config.size), temporary, dtype=dtype)
-        else:
+        if config.to == "original":
             weights = checkpoints.original_weights(checkpoint)
             checkpoints.write_weights(weights, temporary / ORIGINAL, dtype=dtype)
+        else:
+            if config.to == "svd3d":
+                checkpoint = checkpoints.multi_view(checkpoint, size=config.size)
+            elif config.size is not None:
+                side = config.size // checkpoint.scale
+                checkpoint.networks["unet"].register_to_config(sample_size=side)
+            checkpoints.write(checkpoint, temporary, dtype=dtype)
         seconds = time.monotonic() - started
         runs.write_manifest(
             temporary,
@@ -94,14 +106,24 @@ def _checkpoint(config: ConvertConfig, source: Path | None) -> "Checkpoint":
     if source is None and config.source == REAL_SIZE:
         return priors.full_size(seed=config.seed)
     if source is not None and source.is_file():
-        if config.prior == "sd21":
-            raise ConfigError(f"{source}: --prior sd21 needs a diffusers folder of Stable Diffusion 2.1")
+        if config.prior == "sd21" or config.to == "text-to-video":
+            raise ConfigError(f"{source}: this start needs a diffusers folder of Stable Diffusion 2.1")
         found = checkpoints.from_original(checkpoints.read(source), where=str(source), seed=config.seed)
     else:
         folder = source or checkpoints.fetch(config.source)
         if config.prior == "sd21" or (config.prior == "auto" and priors.is_stable_diffusion(folder)):
+            if config.to == "text-to-video":
+                return priors.text_to_video(folder, seed=config.seed)
             return priors.from_stable_diffusion(folder, image_encoder=config.image_encoder, seed=config.seed)
         found = checkpoints.from_folder(folder)
+        if found.text is not None and config.to == "image-to-video":
+            found = priors.image_to_video(found, image_encoder=config.image_encoder)
+    told = "text" if found.text is not None else "picture" if found.kind == "svd" else "picture of an object"
+    if told not in TOLD[config.to]:
+        raise CheckpointError(
+            f"{config.source}: a model that is told a {told}, of which --to {config.to} cannot be made; "
+            "choose another source, or another --to"
+        )
     if config.prior == "scratch":
         return priors.scratch(found, seed=config.seed)
     if config.prior not in ("auto", found.kind, found.kind.removesuffix("-mv")):

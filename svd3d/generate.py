@@ -18,7 +18,7 @@ from svd3d import console, cutout, images, model, runs, sample
 from svd3d.cameras import DEFAULT_VIEWS, Orbit
 from svd3d.errors import CheckpointError, ConfigError, InputError, SampleError, require
 from svd3d.sample import Sample
-from svd3d.settings import MAX_VIEWS, GenerateConfig
+from svd3d.settings import DECODE_CHUNK, MAX_VIEWS, GenerateConfig
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +27,8 @@ if TYPE_CHECKING:
     from svd3d.model.pipeline import SVDMVPipeline
 
 log = logging.getLogger(__name__)
-SMALL_MODEL = 50_000_000
-"""Parameters below which one CPU thread is used: two never won, and beside other work they lost tenfold."""
 PLAIN_ELEVATION_DEG = 10.0
 """Assumed elevation of a picture that comes without cameras."""
-DECODE_CHUNK = 7
-"""Views decoded at once unless somebody says otherwise."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-"""Of the files that are taken for pictures in a folder."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +220,9 @@ def _sources(path: Path) -> list[Path]:
         visible = sorted(child for child in path.iterdir() if not child.name.startswith("."))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    found = [each for each in visible if each.suffix.lower() in SUFFIXES or sample.is_sample(each)]
+    found = [each for each in visible if each.suffix.lower() in images.SUFFIXES or sample.is_sample(each)]
     if not found:
-        kinds = ", ".join(SUFFIXES)
+        kinds = ", ".join(images.SUFFIXES)
         raise InputError(f"{path}: holds no picture ({kinds}) and no sample folder; pass one that does")
     return found
 
@@ -306,8 +300,6 @@ def _load(config: GenerateConfig, num_views: int, *, quiet: bool, tell: Callable
     tell(f"{config.model}: {_memory(config, num_views).text()}")
     pipeline = SVDMVPipeline.load(config.model, dtype=getattr(torch, preset.dtype))
     memory.apply(pipeline, preset, device=device)
-    if device == "cpu" and pipeline.unet.num_parameters() < SMALL_MODEL:
-        torch.set_num_threads(1)
     # None: only on a terminal; in a folder the bar of the steps makes room for that of the pictures
     pipeline.set_progress_bar_config(desc="generate", unit="step", disable=None, leave=not quiet)
     return _Loaded(pipeline, device, preset, time.monotonic() - started)
@@ -317,13 +309,7 @@ def _preset(config: GenerateConfig) -> "memory.Preset":
     """What --vram asks for, under what is set by hand."""
     from svd3d.model import memory
 
-    plain = memory.Preset(dtype="float32", decode_chunk_size=DECODE_CHUNK)
-    preset = memory.preset(config.vram) if config.vram else plain
-    return dataclasses.replace(
-        preset,
-        dtype=config.dtype or preset.dtype,
-        decode_chunk_size=config.decode_chunk_size or preset.decode_chunk_size,
-    )
+    return memory.chosen(config.vram, dtype=config.dtype, decode_chunk_size=config.decode_chunk_size)
 
 
 def _memory(config: GenerateConfig, num_views: int) -> "memory.Estimate":

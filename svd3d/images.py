@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 WHITE = (1.0, 1.0, 1.0)
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are read. Pillow knows more; some start other programs (EPS) or have no magic bytes (TGA)."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+"""Of the files that are taken for pictures in a folder."""
 OPAQUE_PALENESS = 0.2
 """How far the darkest channel of an outline pixel must lie below white to count as fully object."""
 MAX_PIXELS = 64_000_000

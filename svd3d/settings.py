@@ -23,6 +23,8 @@ Metric = Literal[
 Background = Literal["keep", "plain", "rembg"]
 MAX_VIEWS = 1000
 """Of one orbit: the views are denoised jointly, and published models were trained on 14 to 25."""
+DECODE_CHUNK = 7
+"""Views decoded at once unless somebody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,67 @@ class GenerateConfig:
         for name in ("min_guidance", "max_guidance"):
             scale = getattr(self, name)
             check(scale is None or math.isfinite(scale), f"{name} must be a finite number; got {scale}")
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Videos from texts, or from pictures as their first frames, by a Stable Video Diffusion."""
+
+    prompt: Positional[str]
+    """A text, or a .txt file with one a line; a picture, or a folder of pictures."""
+    model: str
+    """Hub id or folder of a diffusers pipeline: one with a text encoder for texts, one with an image encoder
+    for pictures, such as stabilityai/stable-video-diffusion-img2vid-xt."""
+    out: Path
+    """Folder for the results: OUT/<name>/ holds video.mp4, frames/000.png … and video.json."""
+    num_frames: int | None = None
+    """Frames of each video; default: as many as the model was trained on."""
+    size: tuple[int, int] | None = None
+    """Height and width of the frames in pixels; pictures are scaled until they just cover it, and cropped.
+    Default: 576 1024 for models as large as the published ones, else a square as high as what they learnt."""
+    fps: int = 7
+    """Frames per second: the model is told, and the file plays at this rate."""
+    motion: float | None = None
+    """How much shall move: the motion bucket of published models, 1 to 255, or the motion score of the clips
+    that a model learnt from. Default: 127 for pictures; texts come without."""
+    noise_aug: float = 0.02
+    """Standard deviation of the noise on a picture; more of it frees the video from the picture."""
+    steps: int = 25
+    """Denoising steps."""
+    min_guidance: float | None = None
+    """Classifier-free guidance of the first frame; default: 1 for pictures, for texts the largest."""
+    max_guidance: float | None = None
+    """That of the last frame, with a straight line between; default: 3 for pictures, 7 for texts."""
+    samples: int = 1
+    """Videos of each text or picture: OUT/<name>-s0/, -s1/ … with the seeds SEED, SEED + 1 …"""
+    seed: int = 0
+    """Seed of the noise; the same seed gives the same frames on the same machine."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU if there is one."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """Number format of the networks; default: float32, or what --vram asks for."""
+    vram: Literal[8, 12, 16, 24, 40, 80] | None = None
+    """Fit into a GPU of so many GB: number format, parts in main memory, frames decoded at once."""
+    decode_chunk_size: int | None = None
+    """Frames decoded at once; fewer need less memory. Default: 7, or what --vram asks for."""
+
+    def __post_init__(self) -> None:
+        frames, chunk = self.num_frames, self.decode_chunk_size
+        check(
+            frames is None or 2 <= frames <= MAX_VIEWS,
+            f"num_frames must lie between 2 and {MAX_VIEWS}; got {frames}",
+        )
+        check(self.size is None or min(self.size) >= 16, f"size must be at least 16 pixels; got {self.size}")
+        for name in ("fps", "steps", "samples"):
+            check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+        check(chunk is None or chunk >= 1, f"decode_chunk_size must be at least 1; got {chunk}")
+        for name in ("motion", "noise_aug", "min_guidance", "max_guidance"):
+            value = getattr(self, name)
+            check(value is None or 0 <= value < math.inf, f"{name} must be a number, at least 0; got {value}")
+        last = self.seed + self.samples - 1
+        check(
+            self.seed >= 0 and last < 2**63, f"seeds must lie between 0 and 2^63; got {self.seed} to {last}"
+        )
 
 
 @dataclass(frozen=True)
@@ -236,7 +299,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Foreign weights to a diffusers folder of our pipeline: a multi-view model, or the start of one."""
+    """Foreign weights to a diffusers folder of our pipelines: a multi-view model, or the start of a model."""
 
     source: Positional[str]
     """A file in Stability's naming (svd, svd_xt, sv3d_u, sv3d_p.safetensors), a diffusers folder or hub id,
@@ -249,20 +312,27 @@ class ConvertConfig:
     """What training starts from. `svd`: the video prior, widened for the elevation; `sv3d_u`, `sv3d_p`:
     finished multi-view models; `sd21`: the image prior, Stable Diffusion 2.1 with temporal layers that change
     nothing yet; `scratch`: SOURCE with a UNet of random weights; `auto`: what SOURCE holds."""
-    to: Literal["svd3d", "original"] = "svd3d"
-    """`original` goes back: OUT/model.safetensors in Stability's naming."""
+    to: Literal["svd3d", "text-to-video", "image-to-video", "original"] = "svd3d"
+    """`svd3d`: a multi-view model, or the start of one. `text-to-video`: the start of one that is told texts,
+    from Stable Diffusion 2.1, whose text encoder stays as it is. `image-to-video`: Stable Video Diffusion as
+    diffusers has it; from text-to-video or Stable Diffusion 2.1, the start of one. `original` goes back:
+    OUT/model.safetensors in Stability's naming."""
     dtype: Literal["source", "float32", "float16", "bfloat16"] = "source"
     """Number format of the weights; `source` keeps every bit."""
     size: int | None = None
     """Height and width of the views in pixels; default: 576, or what SOURCE makes views at already."""
     image_encoder: str = "stabilityai/stable-video-diffusion-img2vid-xt"
-    """For sd21: hub id or folder of a pipeline whose image encoder, CLIP ViT-H/14, is taken."""
+    """Where SOURCE has none: hub id or folder of a pipeline whose image encoder, CLIP ViT-H/14, is taken."""
     seed: int = 0
     """Seed of all weights that SOURCE does not give."""
 
     def __post_init__(self) -> None:
         size = self.size
         check(size is None or (size >= 16 and size % 8 == 0), f"size must be a multiple of 8; got {size}")
+        check(
+            self.to != "text-to-video" or self.prior in ("auto", "sd21", "scratch"),
+            f"prior: for text-to-video it is sd21 or scratch; got {self.prior}",
+        )
         check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2^63; got {self.seed}")
 
 
@@ -276,10 +346,10 @@ class TrainConfig:
     """Folder of the run: config.yaml, metrics.jsonl and checkpoints/step-N, a model each."""
     model: str = "stabilityai/stable-video-diffusion-img2vid-xt"
     """Hub id or folder of the pipeline to start from, or `tiny`; other starts are made by svd3d convert."""
-    trains: Literal["all", "spatial", "temporal", "lora", "autoencoder", "decoder"] = "all"
-    """`all` weights of the UNet; its layers within views (`spatial`) or across them (`temporal`); low-rank
-    adapters (`lora`), which leave what it knows of the elevation as it is, as `temporal` does; or instead the
-    `autoencoder` or its `decoder` alone."""
+    trains: Literal["all", "spatial", "temporal", "time-embedding", "lora", "autoencoder", "decoder"] = "all"
+    """`all` weights of the UNet; its layers within views (`spatial`) or across them (`temporal`); those that
+    embed the noise level (`time-embedding`); low-rank adapters (`lora`), which leave what it knows of the
+    elevation as it is, as `temporal` does; or instead the `autoencoder` or its `decoder` alone."""
     max_train_steps: int = 12_000
     """Steps of the optimizer in all, those before a resume included."""
     train_batch_size: int = 1
@@ -293,6 +363,10 @@ class TrainConfig:
     num_views: int | None = None
     """Views to thin out the cached orbits to, evenly, or frames to cut clips to; 1: clips are images. For an
     autoencoder, neighbouring views seen together. Default: all of them, or 7."""
+    image_share: float = 0.0
+    """Share of the steps that see single frames of clips, as with num_views 1, among steps of videos."""
+    tells_motion: bool = True
+    """Whether the UNet is told frame rate and motion score of clips; if not, nobody knows them."""
     dataloader_num_workers: int = 0
     """Processes that read ahead, for each process that trains; they change nothing else."""
     learning_rate: float = 1e-5
@@ -325,6 +399,8 @@ class TrainConfig:
     """How often an orbit is trained without the latents of its input, for classifier-free guidance."""
     drop_clip: float = 0.1
     """The same for the CLIP embedding, independently."""
+    drop_text: float = 0.15
+    """The same for the caption, of models that are told texts."""
     ema_decay: float = 0.9999
     """Largest decay of the average of the weights, which is the model; after t steps it is (1 + t) / (10 + t)
     at most, so that short runs are averaged too."""
@@ -399,12 +475,17 @@ class TrainConfig:
         for name in (*from_zero, "validation_objects"):
             value = getattr(self, name)
             check(0 <= value < 2**63, f"{name} must be at least 0 and below 2^63; got {value}")
-        for name in ("drop_image", "drop_clip", "held_out", "ema_decay", "adam_beta1", "adam_beta2"):
+        rates = ("drop_image", "drop_clip", "drop_text", "image_share")
+        for name in (*rates, "held_out", "ema_decay", "adam_beta1", "adam_beta2"):
             value = getattr(self, name)
             check(0 <= value < 1, f"{name} must be at least 0 and below 1; got {value}")
         check(math.isfinite(self.p_mean), f"p_mean must be a finite number; got {self.p_mean}")
         steps = self.prove_resume
         check(steps is None or steps >= 4, f"prove_resume must be at least 4 steps; got {steps}")
+        check(
+            not (self.image_share and self.trains in ("autoencoder", "decoder")),
+            f"image_share: the {self.trains} sees pictures as they are; leave it out",
+        )
         check(not (self.fsdp and self.trains == "lora"), "fsdp: adapters are small; train them without it")
         check(not (self.fsdp and self.use_8bit_adam), "fsdp: needs AdamW in 32 bits; drop use_8bit_adam")
 

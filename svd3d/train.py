@@ -113,7 +113,8 @@ def run(config: TrainConfig) -> Iterator[Step]:
     """Train, or continue to; yields every step. In all processes of `torchrun` alike.
 
     Raises `KeyboardInterrupt` when interrupted or terminated, after a checkpoint; `TrainingError` when losses
-    stay not finite or memory does not suffice, `CheckpointError` for a checkpoint that is not of this run.
+    stay not finite, memory does not suffice or adapters learnt nothing; `CheckpointError` for a checkpoint
+    that is not of this run.
     """
     # 1. Devices, data, model
     accelerator = Accelerator(
@@ -141,6 +142,8 @@ def run(config: TrainConfig) -> Iterator[Step]:
             world=1 if alone else processes,
             part=part,
             num_views=config.num_views,
+            image_share=config.image_share,
+            tells_motion=config.tells_motion,
             workers=workers,
             damaged=config.damaged,
         )
@@ -277,6 +280,11 @@ def run(config: TrainConfig) -> Iterator[Step]:
             yield record
             if stopping and not is_last:
                 raise KeyboardInterrupt
+        if config.trains == "lora" and lora.changes_nothing(learns):
+            raise TrainingError(
+                f"{config.out}: the adapters change nothing, all their B are zero after "
+                f"{config.max_train_steps} steps, {skipped} of them skipped; raise --learning-rate"
+            )
 
 
 @runtime_checkable
@@ -327,6 +335,8 @@ def open_data(config: TrainConfig, start: Checkpoint) -> tuple[Latents | ClipLat
         shape = found.info.shape
         if (num_views := config.num_views or shape.num_views) < 2:
             raise ConfigError("num_views 1: an orbit has 2 or more; images are trained on clips")
+        if config.image_share:
+            raise ConfigError(f"image_share {config.image_share:g}: {config.data} holds orbits; leave it out")
         _check_told(config, unet, picture=shape.clip_dim, text=None)
         return found, checkpoints.multi_view(start, num_views=num_views, size=shape.size)
     if start.kind not in ("svd", "svd-mv"):

@@ -6,7 +6,6 @@
 import dataclasses
 import itertools
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -25,62 +24,23 @@ from svd3d.model import checkpoints, conditioning, denoising, learner, saving
 from svd3d.model.denoising import Denoising
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import TrainConfig
-from tests.trainings import assert_same, published, save_model, small_unet, small_vae, trained
-
-FRAMES, CHANNELS, HEIGHT, WIDTH = 4, 16, 8, 12
-LATENT = (CHANNELS, HEIGHT, WIDTH)
-TOKENS, TEXT, PICTURE = 5, 24, 32
-"""Tokens of a caption and their width; width of the embedding of a picture."""
-
-
-def normal(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def make_row(number, *, text, picture):
-    """Clip `number` % 2 of video `number` // 2; of every third clip nobody knows the motion.
-
-    The last channel of the latents says which frame it is.
-    """
-    frames = normal(FRAMES, *LATENT, seed=number)
-    frames[:, -1] = torch.arange(FRAMES)[:, None, None]
-    told = {}
-    if text:
-        told["captions"] = normal(2, TOKENS, TEXT, seed=100 + number)
-    if picture:
-        told["clip"] = normal(PICTURE, seed=200 + number)
-        told["cond_latents"] = normal(2, *LATENT, seed=300 + number)
-        told["noise_aug"] = torch.tensor([0.0, 0.01 * (1 + number)])
-    return clips.Row(
-        uid=f"video{number // 2}-{number % 2:04d}",
-        licence="",
-        video=f"video{number // 2}.mp4",
-        frames=tuple(range(FRAMES)),
-        fps=float(6 + number),
-        motion=math.nan if number % 3 == 2 else 10.0 + number,
-        latents=frames,
-        texts=("a cup", "a red cup"),
-        texts_drawn=(0.5, 0.5),
-        **told,
-    )
-
-
-def write_clips(folder, *, digest, text=False, picture=True, count=8):
-    encoders = clips.Encoders(digest, "text" if text else None, "clip" if picture else None, 1.0)
-    shape = clips.Shape(
-        size=(2 * HEIGHT, 2 * WIDTH),
-        num_frames=FRAMES,
-        fps=None,
-        stride=1,
-        latent=LATENT,
-        text=(TOKENS, TEXT) if text else None,
-        clip_dim=PICTURE if picture else None,
-        noise_variants=1,
-    )
-    rows = ([make_row(i, text=text, picture=picture)] for i in range(count))
-    write_shard(folder, "only", rows, shape=shape, encoders=encoders)
-    write_index(folder, read_shards(folder), failed=0)
-    return folder
+from tests.trainings import (
+    CHANNELS,
+    FRAMES,
+    HEIGHT,
+    LATENT,
+    PICTURE,
+    TEXT,
+    WIDTH,
+    assert_same,
+    normal,
+    published,
+    save_model,
+    small_unet,
+    small_vae,
+    trained,
+    write_clips,
+)
 
 
 @pytest.fixture(scope="module")
@@ -389,6 +349,11 @@ def test_what_does_not_fit_is_refused_in_a_line(config, text_model, captioned, d
             "kind sv3d_u does not learn from clips; take svd",
         ),
         (dataclasses.replace(config, data=orbits, num_views=1), start, "num_views 1: an orbit has 2 or more"),
+        (
+            dataclasses.replace(config, data=orbits, image_share=0.1),
+            start,
+            "image_share 0.1: .* holds orbits",
+        ),
         (dataclasses.replace(config, num_views=5), start, "num_views 5: the clips have 4 frames"),
         (dataclasses.replace(config, data=texts), start, "holds no embeddings of pictures, and the UNet of"),
         (config, reader, "holds no embeddings of texts, and the UNet of"),

@@ -1,6 +1,7 @@
-"""What the tests of training share: small models, whole runs, and what they leave."""
+"""What the tests of training share: small models, made-up clips, whole runs, and what they leave."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,16 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 
 from svd3d import config as configs
 from svd3d import runs, train
+from svd3d.data import clips
+from svd3d.data.shards import read_shards, write_index, write_shard
 from svd3d.model import checkpoints, saving, tiny
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import TrainConfig
+
+FRAMES, CHANNELS, HEIGHT, WIDTH = 4, 16, 8, 12
+LATENT = (CHANNELS, HEIGHT, WIDTH)
+TOKENS, TEXT, PICTURE = 5, 24, 32
+"""Tokens of a caption and their width; width of the embedding of a picture."""
 
 
 def small_unet(*, time_ids: int = 4, channels: int = 16, **options: Any) -> UNetSpatioTemporalConditionModel:
@@ -77,3 +85,56 @@ def command(config: TrainConfig, *words: str) -> subprocess.CompletedProcess[str
     runs.write_file(recipe, configs.to_yaml(config))
     line = [sys.executable, "-m", "svd3d", "train", str(recipe), *words]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_row(number: int, *, text: bool, picture: bool) -> clips.Row:
+    """Clip `number` % 2 of video `number` // 2; of every third clip nobody knows the motion.
+
+    The last channel of the latents says which frame it is.
+    """
+    frames = normal(FRAMES, *LATENT, seed=number)
+    frames[:, -1] = torch.arange(FRAMES)[:, None, None]
+    told: dict[str, Any] = {}
+    if text:
+        told["captions"] = normal(2, TOKENS, TEXT, seed=100 + number)
+    if picture:
+        told["clip"] = normal(PICTURE, seed=200 + number)
+        told["cond_latents"] = normal(2, *LATENT, seed=300 + number)
+        told["noise_aug"] = torch.tensor([0.0, 0.01 * (1 + number)])
+    return clips.Row(
+        uid=f"video{number // 2}-{number % 2:04d}",
+        licence="",
+        video=f"video{number // 2}.mp4",
+        frames=tuple(range(FRAMES)),
+        fps=float(6 + number),
+        motion=math.nan if number % 3 == 2 else 10.0 + number,
+        latents=frames,
+        texts=("a cup", "a red cup"),
+        texts_drawn=(0.5, 0.5),
+        **told,
+    )
+
+
+def write_clips(
+    folder: Path, *, digest: str, text: bool = False, picture: bool = True, count: int = 8
+) -> Path:
+    """A cache of clips, made by an autoencoder of that digest."""
+    encoders = clips.Encoders(digest, "text" if text else None, "clip" if picture else None, 1.0)
+    shape = clips.Shape(
+        size=(2 * HEIGHT, 2 * WIDTH),
+        num_frames=FRAMES,
+        fps=None,
+        stride=1,
+        latent=LATENT,
+        text=(TOKENS, TEXT) if text else None,
+        clip_dim=PICTURE if picture else None,
+        noise_variants=1,
+    )
+    rows = ([make_row(i, text=text, picture=picture)] for i in range(count))
+    write_shard(folder, "only", rows, shape=shape, encoders=encoders)
+    write_index(folder, read_shards(folder), failed=0)
+    return folder

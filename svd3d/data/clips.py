@@ -12,8 +12,12 @@ The files are those of `svd3d.data.latents`; a row is one clip of `t` frames of 
     clip             float16 [e]        CLIP embedding of the first frame, if the model has an image encoder
     cond_latents     float16 [k, c, h, w]    and then that frame as the condition: the mode, not scaled
     noise_aug        float32 [k]        and the noise in each of those pictures: none in the first
+
+The motion score is that of `svd3d curate`, in sixteenths of the short side per half a second, and the UNet is
+told this number. Released SVD was told "motion buckets" instead, whose scale is not published.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -119,12 +123,18 @@ def video_of(uid: str) -> str:
 
 
 def sample(
-    row: Row, draw: Callable[[int, str], int], *, shape: Shape, num_frames: int | None = None
+    row: Row,
+    draw: Callable[[int, str], int],
+    *,
+    shape: Shape,
+    num_frames: int | None = None,
+    tells_motion: bool = True,
 ) -> dict[str, Any]:
     """What a training sees of a clip: one of its captions, one noisy encoding of its first frame.
 
     Of fewer `num_frames` the first ones are seen. A single one is any of them, an image with nothing before
-    it: its condition is zero, as one that is dropped out.
+    it: its condition is zero, as one that is dropped out, and it has no frame rate and no motion. These two
+    are unknown too unless the training `tells_motion`.
 
     `latents [t c h w]` (scaled), `fps []`, `motion []` (NaN: not known), `caption`, the text that was drawn,
     and as far as the model has encoders `text [l d]`, `clip [1 d]`, `cond_latents [c h w]` (not scaled) and
@@ -133,10 +143,11 @@ def sample(
     chosen = _drawn(row.texts_drawn, draw(FINE, "caption") / FINE)
     still = num_frames == 1
     first = draw(shape.num_frames, "frame") if still else 0
+    fps, motion = (row.fps, row.motion) if tells_motion and not still else (math.nan, math.nan)
     found: dict[str, Any] = {
         "latents": row.latents[first : first + (num_frames or shape.num_frames)],
-        "fps": torch.tensor(row.fps, dtype=torch.float32),
-        "motion": torch.tensor(row.motion, dtype=torch.float32),
+        "fps": torch.tensor(fps, dtype=torch.float32),
+        "motion": torch.tensor(motion, dtype=torch.float32),
         "caption": "" if chosen is None else row.texts[chosen],
     }
     if shape.text is not None:

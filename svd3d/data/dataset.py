@@ -24,6 +24,8 @@ from svd3d.errors import ConfigError, InputError
 Part = Literal["train", "held-out"]
 OnDamage = Literal["error", "skip"]
 Batch = dict[str, Any]
+Sample = Callable[[Any, Callable[[int, str], int]], Batch]
+"""What is seen of a row; its second argument draws a number below a bound."""
 ROUNDS = 8
 """Of the Feistel network: four are a random permutation in theory, small ones gain from more."""
 
@@ -68,15 +70,35 @@ class Draws(Dataset[Batch]):
         objects: list[int],
         *,
         seed: int,
-        sample: Callable[[Any, Callable[[int, str], int]], Batch],
+        sample: Sample,
         shuffled: bool,
+        global_batch: int,
+        image: Sample | None = None,
+        image_share: float = 0.0,
     ) -> None:
-        """`sample` takes what is seen of a row; its second argument draws a number below a bound."""
+        """`image` takes the place of `sample` in `image_share` of the steps, each of `global_batch` samples.
+
+        `sample` is what is seen of a row.
+        """
         self.latents = latents
         self.objects = objects
         self.seed = seed
         self.sample = sample
         self.shuffled = shuffled
+        self.global_batch = global_batch
+        self.image = image
+        self.image_share = image_share
+
+    def sample_at(self, position: int) -> Sample:
+        """What is seen at a position: the same in all of a step, whose samples have one shape.
+
+        The first step never sees images, so that it shows what memory the training takes.
+        """
+        step = position // self.global_batch
+        if self.image is None or step == 0:
+            return self.sample
+        drawn = draw(clips.FINE, "image", self.seed, step) / clips.FINE
+        return self.image if drawn < self.image_share else self.sample
 
     def __getitem__(self, position: int) -> Batch:
         def drawn(bound: int, what: str) -> int:
@@ -92,7 +114,7 @@ class Draws(Dataset[Batch]):
         except InputError as error:
             row, damaged = self.latents.zeros(index), str(error)
         return {
-            **self.sample(row, drawn),
+            **self.sample_at(position)(row, drawn),
             "draw_seed": torch.tensor(drawn(1 << 63, "draw")),
             "uid": row.uid,
             "weight": torch.tensor(0.0 if damaged else 1.0),
@@ -147,13 +169,16 @@ class Batches:
         world: int = 1,
         part: Part = "train",
         num_views: int | None = None,
+        image_share: float = 0.0,
+        tells_motion: bool = True,
         workers: int = 0,
         damaged: OnDamage = "error",
     ) -> None:
         """`workers` are loader processes, 0 for none.
 
         `num_views` thins orbits out, cuts clips, or says how many neighbouring pictures are seen at once;
-        default: all, of pictures 7.
+        default: all, of pictures 7. Of clips, `image_share` is the part of the steps of training that see
+        single frames of all samples instead, and `tells_motion` whether frame rate and motion are known.
 
         Raises `ConfigError` for a global batch that does not come out even, or a part without objects.
         """
@@ -169,8 +194,11 @@ class Batches:
         self.part = part
         self.workers = workers
         self.damaged = damaged
+        image: Sample | None = None
         if isinstance(latents, ClipLatents):
-            sample: Any = functools.partial(clips.sample, shape=latents.info.shape, num_frames=num_views)
+            clip = functools.partial(clips.sample, shape=latents.info.shape, tells_motion=tells_motion)
+            sample: Any = functools.partial(clip, num_frames=num_views)
+            image = functools.partial(clip, num_frames=1) if part == "train" and image_share else None
         elif isinstance(latents, Pictures):
             sample = functools.partial(pictures.sample, num_views=num_views or pictures.AT_ONCE)
         else:
@@ -178,7 +206,16 @@ class Batches:
             num_views = num_views or shape.num_views
             sample = functools.partial(orbit_sample, shape=shape, num_views=num_views)
         objects = objects_of(latents, part, held_out=held_out)
-        self.draws = Draws(latents, objects, seed=seed, sample=sample, shuffled=part == "train")
+        self.draws = Draws(
+            latents,
+            objects,
+            seed=seed,
+            sample=sample,
+            shuffled=part == "train",
+            global_batch=global_batch,
+            image=image,
+            image_share=image_share,
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         positions_of_batches, plan = itertools.tee(self._plan(self.position))

@@ -3,7 +3,7 @@
 A `Checkpoint` is a pipeline as data. Its networks are on the meta device (configuration, names and shapes);
 its weights are mapped from disk, so a model of 9 GB needs little memory until it is written. Sources:
 
-- `from_folder`: a diffusers folder of Stable Video Diffusion, of SV3D or ours;
+- `from_folder`: a diffusers folder of Stable Video Diffusion, of SV3D or ours, text-to-video too;
 - `from_original`: a file in Stability's own naming (`svd3d/model/original.py`), and `original_weights` back;
 - `svd3d/model/priors.py`: the image prior of the SVD paper, and none.
 """
@@ -14,6 +14,7 @@ its weights are mapped from disk, so a model of 9 GB needs little memory until i
 import copy
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from diffusers import (
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
 )
 from huggingface_hub import snapshot_download
@@ -30,15 +32,18 @@ from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig
+from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from svd3d.errors import CheckpointError
 from svd3d.model import conditioning, local_folder, original, tiny
 from svd3d.model.original import Kind
 from svd3d.model.pipeline import NETWORKS, SVDMVPipeline
+from svd3d.model.video_pipeline import TextToVideoPipeline
 
 VIEWS, VIEW_SIZE = 21, 576
 """Views of an orbit and their height and width in pixels (SVD paper, appendix D.6; SV3D)."""
+FRAMES, FRAME_SAMPLE_SIZE = 25, 96
+"""What the published folder of svd_xt says of its videos, which have 576 x 1024 pixels."""
 SIGMA_MAX = 700.0
 """`EDMDiscretization` of all sampling configurations of SVD and SV3D."""
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
@@ -47,6 +52,9 @@ REMAINDER = "original.safetensors"
 """What an original file holds besides the pipeline, kept in the folder so that the way back is exact."""
 CONSTANTS = {"vision_model.embeddings.position_ids"}
 """Not weights: counters that older versions of transformers stored."""
+TEXT_WEIGHTS = "text_encoder/model.safetensors"
+TEXT_FILES = ("text_encoder/config.json", TEXT_WEIGHTS, "tokenizer/*.json", "tokenizer/*.txt")
+"""Of a text encoder and its tokenizer, which are neither trained nor changed."""
 LABELS = "add_embedding.linear_1.weight"
 IDS: dict[float, Kind] = {3: "svd", 4: "svd-mv", 1: "sv3d_u", 5: "sv3d_p"}
 """Kind by the width of the vector condition, in units of `addition_time_embed_dim`."""
@@ -78,12 +86,17 @@ class Checkpoint:
     weights: dict[str, Weights]
     scheduler: Any
     feature_extractor: Any
+    """None where pictures are not looked at."""
     remainder: Weights = field(default_factory=dict)
     """What Stability's file holds besides, in its names."""
     max_guidance_scale: float = 2.5
     """That of the pipeline."""
+    text: Path | None = None
+    """The folder with the text encoder and the tokenizer, where these take the image encoder's place."""
 
     def __post_init__(self) -> None:
+        if self.text is not None:
+            _check_text(self.text, width=self.networks["unet"].config["cross_attention_dim"])
         for name, network in self.networks.items():
             _compare(name, expected=_shapes(network.state_dict()), found=_shapes(self.weights[name]))
 
@@ -138,7 +151,7 @@ def from_original(tensors: Weights, *, where: str, seed: int = 0) -> Checkpoint:
 
     Raises `CheckpointError` for another kind of model, and with the number and the first names of tensors
     that are missing, unknown or of another shape. Files tell neither size nor number of views: those of SV3D
-    are taken, which are the paper's. A plain image decoder gets temporal layers that change
+    are taken, which are the paper's, or of svd_xt. A plain image decoder gets temporal layers that change
     nothing; their inner weights are drawn from `seed`.
     """
     kind = original.recognize(_shapes(tensors), where=where)
@@ -157,7 +170,10 @@ def from_original(tensors: Weights, *, where: str, seed: int = 0) -> Checkpoint:
     for name, place in places.items():
         weights[place.network].update(original.to_ours(name, place, tensors[name]))
     made = Checkpoint(kind, networks, weights, scheduler(), feature_extractor(), remainder)
-    networks["unet"].register_to_config(num_frames=VIEWS, sample_size=VIEW_SIZE // made.scale)
+    if kind == "svd":
+        networks["unet"].register_to_config(num_frames=FRAMES, sample_size=FRAME_SAMPLE_SIZE)
+    else:
+        networks["unet"].register_to_config(num_frames=VIEWS, sample_size=VIEW_SIZE // made.scale)
     return made
 
 
@@ -186,13 +202,15 @@ def original_weights(checkpoint: Checkpoint) -> Weights:
 
 
 def from_folder(folder: Path) -> Checkpoint:
-    """A diffusers folder of Stable Video Diffusion, SV3D or SVD-MV, as it is.
+    """A diffusers folder of Stable Video Diffusion, SV3D, SVD-MV or text-to-video, as it is.
 
     Raises `CheckpointError` for a folder of another pipeline, for weights that are not safetensors, and with
     the names of weights that are missing, unknown or of another shape.
     """
     expect_unet(folder, UNetSpatioTemporalConditionModel)
-    networks = {name: empty(name, read_json(folder / name / "config.json")) for name in NETWORKS}
+    text = is_told_texts(folder)
+    names = [name for name in NETWORKS if not (text and name == "image_encoder")]
+    networks = {name: empty(name, read_json(folder / name / "config.json")) for name in names}
     unet = networks["unet"].config
     ids = unet["projection_class_embeddings_input_dim"] / unet["addition_time_embed_dim"]
     if ids not in IDS:
@@ -204,9 +222,12 @@ def from_folder(folder: Path) -> Checkpoint:
         networks=networks,
         weights={name: folder_weights(folder, name) for name in networks},
         scheduler=EulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler"),
-        feature_extractor=CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor"),
+        feature_extractor=(
+            None if text else CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor")
+        ),
         remainder=read(remainder) if remainder.is_file() else {},
         max_guidance_scale=read_json(folder / "model_index.json").get("max_guidance_scale", 2.5),
+        text=folder if text else None,
     )
 
 
@@ -234,21 +255,35 @@ def multi_view(
 
 
 def write(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """A diffusers folder that `SVDMVPipeline.load` reads. `dtype` None keeps that of each tensor.
+    """A diffusers folder of `SVDMVPipeline`, of `TextToVideoPipeline`, or of kind `svd` of diffusers' class.
 
-    Raises `CheckpointError` where a number is too large for `dtype`.
+    `dtype` None keeps that of each tensor; a text encoder is copied as it is. Raises `CheckpointError` where
+    a number is too large for `dtype`.
     """
-    assert checkpoint.kind != "svd", "stock SVD is widened before it is written"
-    pipeline = SVDMVPipeline(
-        **checkpoint.networks,
-        scheduler=checkpoint.scheduler,
-        feature_extractor=checkpoint.feature_extractor,
-        conditioning=checkpoint.kind,
-        max_guidance_scale=checkpoint.max_guidance_scale,
-    )
+    if checkpoint.text is None:
+        parts = {"scheduler": checkpoint.scheduler, "feature_extractor": checkpoint.feature_extractor}
+        if checkpoint.kind == "svd":
+            pipeline = StableVideoDiffusionPipeline(**checkpoint.networks, **parts)
+        else:
+            settings: Any = {"conditioning": checkpoint.kind}
+            settings["max_guidance_scale"] = checkpoint.max_guidance_scale
+            pipeline = SVDMVPipeline(**checkpoint.networks, **parts, **settings)
+        checkpoint.feature_extractor.save_pretrained(folder / "feature_extractor")
+    else:
+        with torch.device("meta"):
+            text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(checkpoint.text / "text_encoder"))
+        pipeline = TextToVideoPipeline(
+            **checkpoint.networks,
+            text_encoder=text_encoder,
+            tokenizer=CLIPTokenizer.from_pretrained(checkpoint.text / "tokenizer"),
+            scheduler=checkpoint.scheduler,
+        )
+        for path in (each for pattern in TEXT_FILES for each in sorted(checkpoint.text.glob(pattern))):
+            copy = folder / path.relative_to(checkpoint.text)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     pipeline.save_config(folder)
     checkpoint.scheduler.save_pretrained(folder / "scheduler")
-    checkpoint.feature_extractor.save_pretrained(folder / "feature_extractor")
     for name, network in checkpoint.networks.items():
         (folder / name).mkdir()
         if name == "image_encoder":
@@ -264,6 +299,18 @@ def write_weights(weights: Weights, path: Path, *, dtype: torch.dtype | None = N
     """A safetensors file; `dtype` None keeps that of each tensor."""
     save_file({name: _cast(name, each, dtype) for name, each in weights.items()}, path, {"format": "pt"})
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets nobody but the owner read it
+
+
+def _check_text(folder: Path, *, width: int) -> None:
+    """Refuse a text encoder that is not whole, or whose hidden states are not `width` numbers wide."""
+    if not (folder / TEXT_WEIGHTS).is_file():
+        raise CheckpointError(f"{folder / TEXT_WEIGHTS}: no such file; get the safetensors weights")
+    found = read_json(folder / "text_encoder" / "config.json").get("hidden_size")
+    if found != width:
+        raise CheckpointError(
+            f"{folder}: its cross-attention reads tokens of {width} numbers, those of its text encoder have "
+            f"{found}; take a UNet and a text encoder that were trained together"
+        )
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -360,6 +407,12 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); pass a whole diffusers folder") from error
+
+
+def is_told_texts(folder: Path) -> bool:
+    """Whether a diffusers folder has a text encoder."""
+    library, _ = read_json(folder / "model_index.json").get("text_encoder") or (None, None)
+    return library is not None
 
 
 def unet_class(folder: Path) -> str:

@@ -90,7 +90,7 @@ def draw(batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
 
     `tokens` are those of the picture, or of the text where batches have no picture.
     """
-    names = {"tokens": ("text", config.drop_clip)}
+    names = {"tokens": ("text", config.drop_text)}
     if "clip" in batch:
         names = {"cond_latents": ("cond_latents", config.drop_image), "tokens": ("clip", config.drop_clip)}
     drawn: dict[str, list[Tensor]] = {"sigma": [], "noise": [], **{name: [] for name in names}}

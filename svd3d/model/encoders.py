@@ -29,7 +29,8 @@ from transformers import (
 from svd3d.errors import CheckpointError
 from svd3d.model import conditioning, edm, local_folder, vae
 from svd3d.model.checkpoints import read_json
-from svd3d.model.pipeline import network, without_loading_bars
+from svd3d.model.sampling import network, without_loading_bars
+from svd3d.model.video_pipeline import hidden_states
 
 NOISE_AUG = {"p_mean": -3.0, "p_std": 0.5}
 """Of the logarithm of the strength of the noise on the condition (SVD paper, appendix D)."""
@@ -64,17 +65,11 @@ class Encoders:
         """Along each side."""
         return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
-    @torch.no_grad()
     def texts(self, captions: Sequence[str]) -> Float[Tensor, "n l d"]:
-        """Hidden states of captions, which are cut off after the tokens that the model reads."""
+        """Hidden states of captions, as `TextToVideoPipeline` makes them."""
         assert self.tokenizer is not None, "asked only of a model with a text encoder"
         assert self.text_encoder is not None, "asked only of a model with a text encoder"
-        length = self.text_encoder.config.max_position_embeddings
-        tokens = self.tokenizer(
-            list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        states = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
-        return states.float().cpu()
+        return hidden_states(self.text_encoder, self.tokenizer, captions, device=self.device).float().cpu()
 
     @torch.no_grad()
     def image(self, picture: UInt8[Any, "h w 3"]) -> Float[Tensor, "e"]:

@@ -54,6 +54,9 @@ def select(unet: Any, config: TrainConfig) -> None:
             seed=config.seed,
         )
         lora.trainable(unet)
+    elif config.trains == "time-embedding":
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(name.startswith("time_embedding."))
     elif config.trains in ("temporal", "spatial"):
         for name, parameter in unet.named_parameters():
             temporal = any(part in f".{name}" for part in TEMPORAL)

@@ -131,6 +131,13 @@ def remove(unet: UNetSpatioTemporalConditionModel, name: str | None = None) -> N
         unet.__dict__.pop("peft_config", None)
 
 
+def changes_nothing(unet: UNetSpatioTemporalConditionModel, *, name: str = "default") -> bool:
+    """Whether an adapter is still as it began, with B = 0: it has learnt nothing."""
+    _check_known(unet, [name])
+    found = [layer.lora_B[name].weight for layer in _layers(unet) if name in layer.lora_B]
+    return not any(bool(weight.any()) for weight in found)
+
+
 def save(unet: UNetSpatioTemporalConditionModel, path: Path, *, name: str = "default") -> Path:
     """Write one adapter into a folder, or to a file named *.safetensors; returns the file."""
     _check_known(unet, [name])

@@ -20,7 +20,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,14 +31,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svd3d.errors import CheckpointError, ConfigError, TrainingError
 from svd3d.model import local_folder
 from svd3d.model import vae as autoencoder
-from svd3d.settings import TrainConfig
+from svd3d.settings import DECODE_CHUNK, TrainConfig
 
 GB = 1e9
+SMALL_MODEL = 50_000_000
+"""Parameters below which one CPU thread is used: two never won, and beside other work they lost tenfold."""
 SPLIT = "svd3d_split"
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -99,6 +101,14 @@ def preset(vram_gb: int) -> Preset:
     return PRESETS[vram_gb]
 
 
+def chosen(vram_gb: int | None, *, dtype: Dtype | None, decode_chunk_size: int | None) -> Preset:
+    """The settings for a GPU of that many GB, or for any device, under those that are given."""
+    found = preset(vram_gb) if vram_gb else Preset(dtype="float32", decode_chunk_size=DECODE_CHUNK)
+    return replace(
+        found, dtype=dtype or found.dtype, decode_chunk_size=decode_chunk_size or found.decode_chunk_size
+    )
+
+
 def usable_device(name: str) -> str:
     """`auto` resolved; a GPU that is not there is refused rather than replaced."""
     if name == "auto":
@@ -115,7 +125,7 @@ def apply(pipeline: DiffusionPipeline, preset: Preset, *, device: str) -> None:
     """Place the networks, all on `device` or one at a time, and split batches if the preset says so.
 
     Its `dtype` is for the loading, its `decode_chunk_size` for the calls. On the CPU nothing is offloaded,
-    since everything is in main memory already.
+    since everything is in main memory already, and small models get one thread.
     """
     if preset.split_guidance:
         HookRegistry.check_if_exists_or_initialize(pipeline.components["unet"]).register_hook(_Split(), SPLIT)
@@ -123,6 +133,8 @@ def apply(pipeline: DiffusionPipeline, preset: Preset, *, device: str) -> None:
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.to(device)
+    if device == "cpu" and pipeline.components["unet"].num_parameters() < SMALL_MODEL:
+        torch.set_num_threads(1)
 
 
 class _Split(ModelHook):
@@ -252,7 +264,7 @@ def largest_that_fits(size: int, attempt: Callable[[int], None], *, network: nn.
 
 
 def networks(model: str, dtype: torch.dtype) -> list[Any]:
-    """UNet, autoencoder and image encoder on the meta device, from their configurations alone."""
+    """UNet, autoencoder and encoder of pictures or texts on the meta device, from configurations alone."""
     where = str(local_folder(model) or model)
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -262,8 +274,12 @@ def networks(model: str, dtype: torch.dtype) -> list[Any]:
             unet = UNetSpatioTemporalConditionModel.from_config(config)
             config = AutoencoderKLTemporalDecoder.load_config(where, subfolder="vae")
             vae = AutoencoderKLTemporalDecoder.from_config(config)
-            config = CLIPVisionConfig.from_pretrained(where, subfolder="image_encoder")
-            clip = CLIPVisionModelWithProjection(config)
+            index: Any = DiffusionPipeline.load_config(where)
+            if (index.get("text_encoder") or [None])[0]:
+                clip = CLIPTextModel(CLIPTextConfig.from_pretrained(where, subfolder="text_encoder"))
+            else:
+                config = CLIPVisionConfig.from_pretrained(where, subfolder="image_encoder")
+                clip = CLIPVisionModelWithProjection(config)
     except (OSError, ValueError, TypeError, HTTPError) as error:
         reason = " ".join(str(error).split())[:300]
         advice = "pass a whole diffusers folder, or a hub id that can be reached"

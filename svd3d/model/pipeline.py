@@ -1,15 +1,11 @@
 """`SVDMVPipeline`: views around an object from one picture of it, with the manners of diffusers."""
 
 # pyright: reportPrivateImportUsage=false
-# (diffusers exports its names lazily and huggingface_hub those of its HTTP library; pyright sees neither)
+# (diffusers exports its names lazily, where pyright does not see them)
 
-import contextlib
-import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,31 +15,22 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from diffusers.utils import BaseOutput
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HTTPError
-from jaxtyping import Float
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
-from transformers.utils import logging as transformers_logging
 
 from svd3d import images
 from svd3d.cameras import Cameras, Orbit
 from svd3d.errors import CheckpointError, ConfigError, ImageError
 from svd3d.model import conditioning as conditions
-from svd3d.model import local_folder, vae
+from svd3d.model import sampling, vae
 from svd3d.model.conditioning import KINDS, Guidance, Kind
+from svd3d.model.sampling import MEGAPIXELS, OutputType, SamplingPipeline
 from svd3d.sample import Sample
 
-OutputType = Literal["np", "pt", "pil", "latent"]
 DEFAULT_ELEVATION_DEG = 10.0
-MAX_VIEWS = 1000
-"""All views are denoised jointly, so that memory grows with their number."""
 MIN_SIDE = 8
 """Pixels of the shorter side of a picture below which there is nothing to see."""
-MEGAPIXELS = images.MAX_PIXELS // 1_000_000
 NETWORKS = {
     "vae": AutoencoderKLTemporalDecoder,
     "image_encoder": CLIPVisionModelWithProjection,
@@ -95,13 +82,15 @@ class SVDMVPipelineOutput(BaseOutput):
         ]
 
 
-class SVDMVPipeline(StableVideoDiffusionPipeline):
+class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
     """Stable Video Diffusion, finetuned to generate views around the object of a picture.
 
     The parts are those of `StableVideoDiffusionPipeline`; `conditioning` says what the UNet is told besides
     the picture (see `svd3d.model.conditioning`). A stock image-to-video checkpoint loads too: it is widened
     with zeros and then behaves as the stock pipeline.
     """
+
+    networks = NETWORKS
 
     def __init__(
         self,
@@ -117,44 +106,6 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         unet = conditions.prepare(unet, conditioning)
         super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
         self.register_to_config(conditioning=conditioning, max_guidance_scale=max_guidance_scale)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "SVDMVPipeline":
-        """As in diffusers, but from safetensors only: a pickle is never opened."""
-        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
-
-    @classmethod
-    def load(
-        cls, model: str, *, dtype: torch.dtype = torch.float32, encoders_only: bool = False
-    ) -> "SVDMVPipeline":
-        """From `tiny`, a local diffusers folder or a hub id (the cache when offline); safetensors only.
-
-        Stricter than `from_pretrained`, which fills what a file lacks with random numbers. With
-        `encoders_only` the UNet is an outline on the meta device, and its weights are neither downloaded nor
-        read. Raises `CheckpointError` that says what is missing.
-        """
-        folder = local_folder(model)
-        try:
-            parts = {"unet": _outline(folder or model)} if encoders_only else {}
-            folder = folder or Path(cls.download(model, use_safetensors=True, **parts))
-            with without_loading_bars():
-                needed = [name for name in NETWORKS if name not in parts]
-                parts |= {name: network(NETWORKS[name], folder, name, dtype=dtype) for name in needed}
-                return cls.from_pretrained(str(folder), **parts)
-        except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
-            reason = " ".join(str(error).split())[:300]
-            advice = "pass a whole diffusers folder with safetensors weights, or a hub id that can be reached"
-            raise CheckpointError(f"{model}: cannot be loaded ({reason}); {advice}") from error
-
-    @property
-    def conditioning(self) -> Kind:
-        """What the UNet is told besides the picture."""
-        return self.config["conditioning"]
-
-    @property
-    def size(self) -> int:
-        """Height and width of the views in pixels that the model was trained at."""
-        return int(self.unet.config.sample_size) * self.vae_scale_factor
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -172,8 +123,8 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         guidance: Guidance = "triangular",
         min_guidance_scale: float = 1.0,
         max_guidance_scale: float | None = None,
-        fps: int = 7,
-        motion_bucket_id: int = 127,
+        fps: float = 7,
+        motion_bucket_id: float = 127,
         noise_aug_strength: float | None = None,
         decode_chunk_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -211,26 +162,22 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         }
         orbits = self._orbits(len(pictures), orbit, parts)
         num_views = orbits[0].num_views
-        shape = (len(pictures), num_views, *self._latent_shape(height, width))
+        shape = (len(pictures), num_views, *self.latent_shape(height, width))
         kind = self.conditioning
         if noise_aug_strength is None:
             noise_aug_strength = KINDS[kind].noise_aug_strength
         if max_guidance_scale is None:
             max_guidance_scale = float(self.config["max_guidance_scale"])
-        _check_counts(num_inference_steps=num_inference_steps, decode_chunk_size=decode_chunk_size)
-        _check_finite(
+        sampling.check_counts(num_inference_steps=num_inference_steps, decode_chunk_size=decode_chunk_size)
+        sampling.check_finite(
             min_guidance_scale=min_guidance_scale,
             max_guidance_scale=max_guidance_scale,
             noise_aug_strength=noise_aug_strength,
             fps=fps,
             motion_bucket_id=motion_bucket_id,
         )
-        _check_latents(latents, shape)
-        if output_type not in get_args(OutputType):
-            known = ", ".join(get_args(OutputType))
-            raise ConfigError(f"output_type {output_type!r}: not known; choose one of {known}")
-        if isinstance(generator, list) and len(generator) != len(pictures):
-            raise ConfigError(f"{len(generator)} generators for {len(pictures)} images; give one each")
+        sampling.check_latents(latents, shape)
+        sampling.check_output(output_type, generators=generator, count=len(pictures), what="images")
         scales = conditions.guidance_scales(
             num_views, shape=guidance, min_scale=min_guidance_scale, max_scale=max_guidance_scale
         )
@@ -286,49 +233,6 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
             return views, orbits
         return SVDMVPipelineOutput(views=views, orbits=orbits, height=height, width=width)
 
-    @torch.no_grad()
-    def denoise(
-        self,
-        sample: Float[Tensor, "b v c h w"],
-        condition: Float[Tensor, "b v c h w"],
-        embeddings: Float[Tensor, "b 1 d"],
-        time_ids: Float[Tensor, "b *n"],
-        *,
-        scales: Float[Tensor, "v"],
-        callback: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> Float[Tensor, "b v c h w"]:
-        """All steps of the scheduler, from `sample`, its first noise, under the guidance of each view.
-
-        `condition` is not scaled. Where no view is guided, the unconditional half is not computed.
-        """
-        kind = self.conditioning
-        self._guidance_scale = scales = scales.to(sample)[:, None, None, None]
-        guided = bool((scales != 1).any())
-        if guided:
-            embeddings = torch.cat([torch.zeros_like(embeddings), embeddings])
-            condition = torch.cat([torch.zeros_like(condition), condition])
-            time_ids = torch.cat([time_ids, time_ids])
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # type: ignore[call-arg]
-            for step, time in enumerate(self.scheduler.timesteps):
-                noisy = torch.cat([sample, sample]) if guided else sample
-                noisy = self.scheduler.scale_model_input(noisy, time)
-                output = self.unet(
-                    conditions.to_network(torch.cat([noisy, condition], dim=2), kind),
-                    time,
-                    encoder_hidden_states=embeddings,
-                    added_time_ids=time_ids,
-                ).sample
-                output = conditions.from_network(output, kind)
-                if guided:
-                    unconditional, conditional = output.chunk(2)
-                    output = unconditional + scales * (conditional - unconditional)
-                sample = self.scheduler.step(output, time, sample).prev_sample
-                if callback is not None:
-                    changed = callback(self, step, time, {"latents": sample})
-                    sample = changed.get("latents", sample)
-                bar.update()
-        return sample
-
     def _orbits(
         self,
         count: int,
@@ -339,7 +243,7 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         given = {name: value for name, value in parts.items() if value is not None}
         if orbit is None:
             elevations = _one_each(given.pop("elevation_deg", DEFAULT_ELEVATION_DEG), count)
-            _check_views(given.setdefault("num_views", int(self.unet.config.num_frames)))
+            sampling.check_views(given.setdefault("num_views", int(self.unet.config.num_frames)))
             return [Orbit.static(**given, elevation_deg=each) for each in elevations]
         if given:
             named = ", ".join(given)
@@ -348,7 +252,7 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
         if len(orbits) != count:
             raise ConfigError(f"{len(orbits)} orbits for {count} images; give one, or one each")
         for each in orbits:
-            _check_views(each.num_views)
+            sampling.check_views(each.num_views)
             if each.num_views != orbits[0].num_views:
                 numbers = f"{orbits[0].num_views} and {each.num_views}"
                 raise ConfigError(f"orbits of {numbers} views in one batch; call the pipeline for each")
@@ -358,48 +262,6 @@ class SVDMVPipeline(StableVideoDiffusionPipeline):
                     "only even ones at one elevation; take Orbit.static or a model of conditioning 'sv3d_p'"
                 )
         return orbits
-
-    def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Channels, height and width of one view's latents; refuses sizes that do not come out even."""
-        multiple = self.vae_scale_factor
-        if height < multiple or width < multiple or height % multiple or width % multiple:
-            raise ConfigError(f"size {width} x {height}: must be a multiple of {multiple}; choose another")
-        if height * width > images.MAX_PIXELS:
-            raise ConfigError(f"size {width} x {height}: above {MEGAPIXELS} megapixels; choose a smaller one")
-        return int(self.unet.config.out_channels), height // multiple, width // multiple
-
-
-def network(kind: Any, folder: Path, name: str, *, dtype: torch.dtype) -> Any:
-    """One part of a checkpoint, of a class, with every weight from its file, or a `ValueError`."""
-    part, report = kind.from_pretrained(
-        str(folder), subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{name}: {len(missing)} weights are not in its file, such as {missing[0]}")
-    return part
-
-
-def _outline(source: Path | str) -> Any:
-    """The UNet of a folder or a hub id without memory for its weights."""
-    name = "unet/config.json"
-    path = source / name if isinstance(source, Path) else Path(hf_hub_download(source, name))
-    config = json.loads(path.read_text(encoding="utf-8"))
-    with torch.device("meta"):
-        return UNetSpatioTemporalConditionModel.from_config(config)
-
-
-@contextlib.contextmanager
-def without_loading_bars() -> Iterator[None]:
-    """No progress bars while parts are read from disk; those of downloads stay."""
-    libraries: list[Any] = [diffusers_logging, transformers_logging]
-    shown = [each for each in libraries if each.is_progress_bar_enabled()]
-    try:
-        for each in shown:
-            each.disable_progress_bar()
-        yield
-    finally:
-        for each in shown:
-            each.enable_progress_bar()
 
 
 def _pictures(image: Image.Image | list[Image.Image] | Tensor) -> list[Image.Image]:
@@ -456,29 +318,3 @@ def _is_static(orbit: Orbit) -> bool:
         num_views=orbit.num_views, azimuth_deg=orbit.azimuths_deg[0], elevation_deg=orbit.elevations_deg[0]
     )
     return np.allclose(even.rotations(), orbit.rotations(), atol=1e-3)
-
-
-def _check_views(num_views: int) -> None:
-    if not 2 <= num_views <= MAX_VIEWS:
-        raise ConfigError(f"num_views is {num_views}: must be from 2 to {MAX_VIEWS}; choose another")
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}: must be at least 1; choose another")
-
-
-def _check_finite(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{name} is {value}: must be a number, at least 0; choose another")
-
-
-def _check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
-    if latents is None:
-        return
-    if latents.shape != shape:
-        raise ConfigError(f"latents: of shape {tuple(latents.shape)}, but this call needs {shape}")
-    if not latents.isfinite().all():
-        raise ConfigError("latents: they hold numbers that are not finite; pass noise of variance 1")

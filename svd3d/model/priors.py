@@ -18,6 +18,9 @@ from svd3d.errors import CheckpointError
 from svd3d.model import checkpoints, original
 from svd3d.model.checkpoints import Checkpoint, Weights
 
+FRAMES = 14
+"""Of the videos that the paper's first video models learn from (appendix D.2)."""
+
 
 def is_stable_diffusion(folder: Path) -> bool:
     """Whether a diffusers folder holds an image model."""
@@ -37,40 +40,89 @@ def from_stable_diffusion(folder: Path, *, image_encoder: str, seed: int = 0) ->
     that of 1000 discrete steps; the paper trains it anew for EDM's noise levels (appendix D).
     """
     checkpoints.expect_unet(folder, UNet2DConditionModel)
+    unet, vae = _image_networks(folder)
+    networks, weights = _moving(unet, vae, pictures=True, seed=seed)
+    return _seeing(networks, weights, image_encoder=image_encoder, where=folder)
+
+
+def text_to_video(folder: Path, *, seed: int = 0) -> Checkpoint:
+    """A diffusers folder of Stable Diffusion 2.1 as the start of text-to-video (SVD paper, appendix D.2).
+
+    As `from_stable_diffusion`, but no picture is seen, and the text encoder stays: at the start each of the
+    paper's 14 frames is what the image model gives, at its size.
+    """
+    checkpoints.expect_unet(folder, UNet2DConditionModel)
+    unet, vae = _image_networks(folder)
+    networks, weights = _moving(unet, vae, pictures=False, seed=seed)
+    networks["unet"].register_to_config(num_frames=FRAMES, sample_size=unet.config["sample_size"])
+    return Checkpoint("svd", networks, weights, checkpoints.scheduler(), None, text=folder)
+
+
+def image_to_video(checkpoint: Checkpoint, *, image_encoder: str) -> Checkpoint:
+    """A text-to-video model as the start of image-to-video (SVD paper, section 4.3).
+
+    The latents of the picture add zero at the start, and its token from `image_encoder`, as for
+    `from_stable_diffusion`, takes the place of the text.
+    """
+    assert checkpoint.text is not None, "asked only of text-to-video"
+    unet, weights = checkpoint.networks["unet"], checkpoint.weights["unet"]
+    config = {**unet.config, "in_channels": unet.config["in_channels"] + unet.config["out_channels"]}
+    stem = checkpoints.zero_padded(weights["conv_in.weight"], config["in_channels"])
+    return _seeing(
+        {**checkpoint.networks, "unet": checkpoints.empty("unet", config)},
+        {**checkpoint.weights, "unet": {**weights, "conv_in.weight": stem}},
+        image_encoder=image_encoder,
+        where=checkpoint.text,
+    )
+
+
+def _seeing(
+    networks: dict[str, Any], weights: dict[str, Weights], *, image_encoder: str, where: Path
+) -> Checkpoint:
+    """An image-to-video model of these networks and the image encoder of another pipeline."""
+    clip = checkpoints.fetch(image_encoder, only="image_encoder")
+    config = checkpoints.read_json(clip / "image_encoder" / "config.json")
+    encoder = checkpoints.empty("image_encoder", config)
+    token, context = encoder.config.projection_dim, networks["unet"].config["cross_attention_dim"]
+    if token != context:
+        raise CheckpointError(
+            f"{where}: its cross-attention reads tokens of {context} numbers, those of {image_encoder} have "
+            f"{token}; take Stable Diffusion 2.1 and CLIP ViT-H/14, which have 1024 both"
+        )
+    return Checkpoint(
+        "svd",
+        {**networks, "image_encoder": encoder},
+        {**weights, "image_encoder": checkpoints.folder_weights(clip, "image_encoder")},
+        checkpoints.scheduler(),
+        checkpoints.feature_extractor(),
+    )
+
+
+def _image_networks(folder: Path) -> tuple[Any, Any]:
+    """UNet and autoencoder of Stable Diffusion, from safetensors."""
     try:
-        unet: Any = UNet2DConditionModel.from_pretrained(str(folder), subfolder="unet", use_safetensors=True)
-        vae: Any = AutoencoderKL.from_pretrained(str(folder), subfolder="vae", use_safetensors=True)
+        unet = UNet2DConditionModel.from_pretrained(str(folder), subfolder="unet", use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(str(folder), subfolder="vae", use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"{folder}: cannot be loaded ({reason}); pass a whole folder with safetensors weights"
         ) from error
-    clip = checkpoints.fetch(image_encoder, only="image_encoder")
-    networks: dict[str, Any] = {
-        "unet": checkpoints.empty(
-            "unet", _video_unet_config(unet.config, latent_channels=vae.config["latent_channels"])
-        ),
-        "vae": checkpoints.empty("vae", dict(vae.config)),
-        "image_encoder": checkpoints.empty(
-            "image_encoder", checkpoints.read_json(clip / "image_encoder" / "config.json")
-        ),
-    }
-    token, context = networks["image_encoder"].config.projection_dim, unet.config["cross_attention_dim"]
-    if token != context:
-        raise CheckpointError(
-            f"{folder}: its cross-attention reads tokens of {context} numbers, those of {image_encoder} have "
-            f"{token}; take Stable Diffusion 2.1 and CLIP ViT-H/14, which have 1024 both"
-        )
-    weights = {name: checkpoints.still_weights(networks[name], seed=seed) for name in ("unet", "vae")}
+    return unet, vae
+
+
+def _moving(unet: Any, vae: Any, *, pictures: bool, seed: int) -> tuple[dict[str, Any], dict[str, Weights]]:
+    """UNet and autoencoder with temporal layers that change nothing, and room for a picture, or not."""
+    channels = vae.config["latent_channels"]
+    config = _video_unet_config(unet.config, latent_channels=channels, pictures=pictures)
+    networks = {"unet": checkpoints.empty("unet", config), "vae": checkpoints.empty("vae", dict(vae.config))}
+    weights = {name: checkpoints.still_weights(each, seed=seed) for name, each in networks.items()}
     weights["unet"].update(_as_spatial(unet.state_dict()))
-    weights["unet"]["conv_in.weight"] = checkpoints.zero_padded(
-        unet.conv_in.weight, networks["unet"].config["in_channels"]
-    )
+    weights["unet"]["conv_in.weight"] = checkpoints.zero_padded(unet.conv_in.weight, config["in_channels"])
     for name in ("add_embedding.linear_2.weight", "add_embedding.linear_2.bias"):
         weights["unet"][name].zero_()
     weights["vae"].update(_as_spatial(_without_post_quant_conv(vae.state_dict())))
-    weights["image_encoder"] = checkpoints.folder_weights(clip, "image_encoder")
-    return Checkpoint("svd", networks, weights, checkpoints.scheduler(), checkpoints.feature_extractor())
+    return networks, weights
 
 
 def scratch(checkpoint: Checkpoint, *, seed: int) -> Checkpoint:
@@ -86,12 +138,12 @@ def full_size(*, seed: int) -> Checkpoint:
     return Checkpoint("svd", networks, weights, checkpoints.scheduler(), checkpoints.feature_extractor())
 
 
-def _video_unet_config(config: Mapping[str, Any], *, latent_channels: int) -> dict[str, Any]:
+def _video_unet_config(config: Mapping[str, Any], *, latent_channels: int, pictures: bool) -> dict[str, Any]:
     """The configuration of a spatio-temporal UNet with the spatial layers of a 2-D one."""
     kept = ("block_out_channels", "layers_per_block", "cross_attention_dim", "transformer_layers_per_block")
     return {
         **{key: config[key] for key in kept},
-        "in_channels": 2 * latent_channels,
+        "in_channels": 2 * latent_channels if pictures else latent_channels,
         "out_channels": latent_channels,
         "down_block_types": tuple(
             kind.replace("2D", "SpatioTemporal") for kind in config["down_block_types"]

@@ -4,6 +4,9 @@ A checkpoint is written aside, read back, and renamed into place, so it is there
 `state/index.json` holds the digest of every file; a checkpoint that differs from its digests is never used.
 """
 
+# pyright: reportPrivateImportUsage=false
+# (diffusers exports its names lazily, where pyright does not see them)
+
 import contextlib
 import logging
 import os
@@ -15,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import StableVideoDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from svd3d import runs
 from svd3d.errors import CheckpointError, OutputError
 from svd3d.model import checkpoints
+from svd3d.model.video_pipeline import TextToVideoPipeline
 from svd3d.settings import TrainConfig
 
 FOLDER = "checkpoints"
@@ -28,8 +33,8 @@ METRICS = "metrics.jsonl"
 VALIDATION = "validation"
 INDEX = "state/index.json"
 STATE = "state/training.safetensors"
-PARTS = ("unet", "vae", "image_encoder", "scheduler", "feature_extractor")
-"""Of a pipeline; all but the one that learns are left alone."""
+PARTS = ("unet", "vae", "image_encoder", "feature_extractor", "text_encoder", "tokenizer", "scheduler")
+"""Of a pipeline, if it has them; all but the one that learns are left alone."""
 log = logging.getLogger(__name__)
 
 
@@ -95,14 +100,16 @@ def weights(part: str) -> str:
 def link_frozen(base: Path, folder: Path, *, learns: str, conditioning: str | None = None) -> None:
     """The parts of the pipeline `base` that do not learn: hard links to its files where the disk can.
 
-    `conditioning` is that of the pipeline now, if it changes; that of `svd` is diffusers' own pipeline.
+    `conditioning` is that of the pipeline now, if it changes; that of `svd` is diffusers' own pipeline, or
+    `TextToVideoPipeline`.
     """
     for part in PARTS:
-        if part != learns:
+        if part != learns and (base / part).is_dir():
             shutil.copytree(base / part, folder / part, copy_function=_link)
     index = checkpoints.read_json(base / "model_index.json")
     if conditioning == "svd":
-        index["_class_name"] = "StableVideoDiffusionPipeline"
+        kind = TextToVideoPipeline if checkpoints.is_told_texts(base) else StableVideoDiffusionPipeline
+        index["_class_name"] = kind.__name__
     elif conditioning is not None:
         index |= {"_class_name": "SVDMVPipeline", "conditioning": conditioning}
     runs.write_json(folder / "model_index.json", index)

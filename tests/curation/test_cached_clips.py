@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from svd3d import cache, cli, runs
 from svd3d.curation import table, windows
@@ -23,6 +23,7 @@ from svd3d.data.latents import ClipLatents, Latents
 from svd3d.errors import CheckpointError, ConfigError, InputError
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import CacheConfig, CacheVerifyConfig
+from tests.videos import text_encoder, write_tokenizer
 
 HEIGHT, WIDTH, FRAMES = 32, 48, 3
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # float16
@@ -70,12 +71,7 @@ def curated(write_video, make_texture, tmp_path_factory):
 
 def write_text_model(folder, *, seed=0):
     """A model in the manner of Stable Diffusion 2.1: autoencoder, text encoder and tokenizer."""
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
-    (folder / "tokenizer").mkdir(parents=True)
-    (folder / "tokenizer/vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer/tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
+    write_tokenizer(folder / "tokenizer")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         AutoencoderKL(
@@ -84,9 +80,7 @@ def write_text_model(folder, *, seed=0):
             block_out_channels=(8, 8, 8),
             norm_num_groups=4,
         ).save_pretrained(folder / "vae")
-        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-        tokens = {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-        CLIPTextModel(CLIPTextConfig(**sizes, **tokens)).save_pretrained(folder / "text_encoder")
+        text_encoder(width=16).save_pretrained(folder / "text_encoder")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "vae": ["diffusers", "AutoencoderKL"],
