@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from svd3d import cache, train
+from svd3d import cache
 from svd3d.data.dataset import Batches
 from svd3d.data.latents import Latents
+from svd3d.model import denoising
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import CacheConfig
 
@@ -48,12 +49,12 @@ def batch(setup):
 
 
 def test_the_same_draws_give_the_same_loss(script, setup, pipeline, batch, tmp_path):
-    config, drawn = setup.training(tmp_path), train.draw(batch, setup.training(tmp_path))
+    config, drawn = setup.training(tmp_path), denoising.draw(batch, setup.training(tmp_path))
     fixed = torch.tensor([6.0, 127.0]).expand(2, 2)
     told = torch.stack([batch["noise_aug"], batch["elevations_deg"][:, 0]], dim=1)
-    inputs = (batch["latents"], drawn["image"], drawn["clip"], torch.cat([fixed, told], dim=1))
+    inputs = (batch["latents"], drawn["cond_latents"], drawn["tokens"], torch.cat([fixed, told], dim=1))
     with torch.no_grad():
-        expected, sigma = train.losses(pipeline.unet, "svd-mv", batch, config)
+        expected, sigma = denoising.losses(pipeline.unet, "svd-mv", batch, config)
         found = script.edm_loss(pipeline.unet, *inputs, sigma, drawn["noise"])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
