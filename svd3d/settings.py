@@ -105,6 +105,19 @@ class GenerateConfig:
             check(scale is None or math.isfinite(scale), f"{name} must be a finite number; got {scale}")
 
 
+def lora_and_weight(given: str) -> tuple[str, float]:
+    """Where an adapter is, and its weight: 1 unless `SOURCE=WEIGHT` says otherwise."""
+    source, _, number = given.rpartition("=")
+    if not source:
+        return given, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    check(math.isfinite(weight), f"lora {given}: {number!r} is not a weight; write SOURCE or SOURCE=0.7")
+    return source, weight
+
+
 @dataclass(frozen=True)
 class VideoConfig:
     """Videos from texts, or from pictures as their first frames, by a Stable Video Diffusion."""
@@ -116,6 +129,9 @@ class VideoConfig:
     for pictures, such as stabilityai/stable-video-diffusion-img2vid-xt."""
     out: Path
     """Folder for the results: OUT/<name>/ holds video.mp4, frames/000.png … and video.json."""
+    lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Low-rank adapters of this model, such as camera motions: a file, a folder with one, or a hub id;
+    SOURCE=0.7 gives it a weight. May be given more than once."""
     num_frames: int | None = None
     """Frames of each video; default: as many as the model was trained on."""
     size: tuple[int, int] | None = None
@@ -157,6 +173,8 @@ class VideoConfig:
         for name in ("fps", "steps", "samples"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
         check(chunk is None or chunk >= 1, f"decode_chunk_size must be at least 1; got {chunk}")
+        for each in self.lora:
+            lora_and_weight(each)
         for name in ("motion", "noise_aug", "min_guidance", "max_guidance"):
             value = getattr(self, name)
             check(value is None or 0 <= value < math.inf, f"{name} must be a number, at least 0; got {value}")

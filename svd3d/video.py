@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from svd3d import images, model, runs
 from svd3d.errors import CheckpointError, ConfigError, InputError, require
-from svd3d.settings import VideoConfig
+from svd3d.settings import VideoConfig, lora_and_weight
 
 if TYPE_CHECKING:
     from svd3d.model import memory
@@ -90,6 +90,7 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
     sources = _sources(config.prompt)
     alone = len(sources) == 1
     weights = model.local_folder(config.model)
+    adapters = [lora_and_weight(each) for each in config.lora]
     digest = functools.cache(runs.sha256)
     loaded: _Loaded | None = None
     taken: dict[str, _Source] = {}
@@ -111,6 +112,7 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
         inputs = {
             **({"picture": source.path} if source.path else {}),
             **({"model": weights} if weights else {}),
+            **{source: Path(source) for source, _ in adapters if Path(source).exists()},
         }
         for number, uid in enumerate(_uids(source, config.samples)):
             seed = config.seed + number
@@ -203,12 +205,27 @@ def _load(
     size = config.size or (PUBLISHED_SIZE if published else (pipeline.size, pipeline.size))
     num_frames = config.num_frames or int(pipeline.unet.config.num_frames)
     pipeline.latent_shape(*size)  # refused before anything is moved to a device
+    _adapt(pipeline.unet, config)
     memory.apply(pipeline, preset, device=device)
     # None: only on a terminal; among many the bar of the steps makes room for that of the videos
     pipeline.set_progress_bar_config(desc="video", unit="step", disable=None, leave=not quiet)
     height, width = size
     tell(f"{config.model}: {num_frames} frames of {width} x {height} in {preset.dtype} on {device}")
     return _Loaded(pipeline, device, preset, num_frames, size, time.monotonic() - started)
+
+
+def _adapt(unet: Any, config: VideoConfig) -> None:
+    """Add the adapters to the weights. Raises `CheckpointError` for one that changes nothing."""
+    from svd3d.model import lora
+
+    for number, (source, weight) in enumerate(map(lora_and_weight, config.lora)):
+        name = f"lora-{number}"
+        lora.load(unet, source, name=name, weight=weight)
+        if lora.changes_nothing(unet, name=name):
+            raise CheckpointError(f"{source}: changes nothing, all its B are zero; train it, or leave it out")
+    if config.lora:
+        lora.fuse(unet)
+        lora.remove(unet)
 
 
 def _make(loaded: _Loaded, config: VideoConfig, picture: Image.Image | None) -> UInt8[np.ndarray, "t h w 3"]:
@@ -258,6 +275,7 @@ def _write(folder: Path, frames: UInt8[np.ndarray, "t h w 3"], config: VideoConf
     facts = {
         source.takes: source.text,
         "model": config.model,
+        "lora": list(config.lora),
         "num_frames": num_frames,
         "height": height,
         "width": width,

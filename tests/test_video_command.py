@@ -19,7 +19,7 @@ from svd3d.curation import footage
 from svd3d.curation.video import probe
 from svd3d.data import latents
 from svd3d.errors import CheckpointError, ConfigError, InputError
-from svd3d.model import tiny
+from svd3d.model import lora, tiny
 from svd3d.model.video_pipeline import TextToVideoPipeline
 from svd3d.settings import ConvertConfig, TrainConfig, VideoConfig
 from tests.test_train_clips import HEIGHT, TEXT, write_clips
@@ -95,6 +95,7 @@ def test_a_picture_becomes_the_video_that_diffusers_makes_of_its_middle(stock, p
     assert json.loads((made.folder / "video.json").read_text()) == {
         "picture": str(pictures / "a.png"),
         "model": str(stock),
+        "lora": [],
         "num_frames": 3,
         "height": 32,
         "width": 48,
@@ -310,3 +311,39 @@ def test_what_no_conversion_can_make_is_one_line(told_texts, tmp_path, capsys, s
     assert message in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def adapter(model: Path, file: Path, *, learnt: bool = True) -> Path:
+    """Of the temporal attention; one that has not learnt still has B = 0."""
+    unet = TextToVideoPipeline.load(str(model)).unet
+    lora.add(unet, rank=2, where="temporal")
+    if learnt:
+        source = torch.Generator().manual_seed(0)
+        for name, parameter in unet.named_parameters():
+            if ".lora_B." in name:
+                parameter.data = 20 * torch.randn(parameter.shape, generator=source)
+    return lora.save(unet, file)
+
+
+def test_adapters_change_a_video_by_their_weight_and_two_halves_are_one(told_texts, tmp_path):
+    file = adapter(told_texts, tmp_path / "left.safetensors")
+    words = {"whole": [file], "halves": [f"{file}=0.25", f"{file}=0.75"], "none": [f"{file}=0"], "plain": []}
+    found = {}
+    for name, given in words.items():
+        config = settings("a dog", told_texts, tmp_path / name, lora=tuple(map(str, given)))
+        (made,) = run(config)
+        found[name] = frames_of(made.folder).astype(float)
+    assert np.array_equal(found["none"], found["plain"])
+    assert np.abs(found["whole"] - found["halves"]).max() <= 1
+    assert np.abs(found["whole"] - found["plain"]).max() > 10
+    manifest = json.loads((tmp_path / "whole/a-dog/manifest.json").read_text())
+    assert manifest["inputs"][str(file)]["sha256"] == runs.sha256(file)
+    assert json.loads((tmp_path / "whole/a-dog/video.json").read_text())["lora"] == [str(file)]
+
+
+def test_an_adapter_that_changes_nothing_or_has_no_weight_is_refused(told_texts, tmp_path):
+    file = adapter(told_texts, tmp_path / "new.safetensors", learnt=False)
+    with pytest.raises(CheckpointError, match="changes nothing"):
+        run(settings("a dog", told_texts, tmp_path / "out", lora=(str(file),)))
+    with pytest.raises(ConfigError, match="'much' is not a weight"):
+        settings("a dog", told_texts, tmp_path / "out", lora=(f"{file}=much",))

@@ -13,6 +13,7 @@ weights again must be what was put in.
 
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -191,7 +192,9 @@ def _inject(
         raise ConfigError(f"LoRA {name!r}: taken or not a plain word (in use: {used}); choose another name")
     in_use = _in_use(unet)
     learning = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    inject_adapter_in_model(config, unet, adapter_name=name, state_dict=state)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # that is what we want
+        inject_adapter_in_model(config, unet, adapter_name=name, state_dict=state)
     if state is not None:
         set_peft_model_state_dict(unet, state, adapter_name=name)
     _use(unet, [*in_use, name])

@@ -17,7 +17,6 @@ from svd3d.errors import CheckpointError, ConfigError, OutputError
 from svd3d.model import lora, tiny
 
 NAME = "pytorch_lora_weights.safetensors"
-pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
 
 def plain():
