@@ -453,7 +453,7 @@ def make_clips(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Iter
         if truth is None:
             truth = make_clip(number, rows, args)
             append_line(told, truth)
-        elif any(getattr(args, name) != truth[name] for name in SETTINGS):
+        elif any(getattr(args, name) != truth.get(name) for name in SETTINGS):
             raise InputError(f"{told}: clip {truth['id']} was made with other settings; choose another --out")
         yield truth
 
