@@ -11,7 +11,7 @@ from PIL import Image
 from trimesh.visual import TextureVisuals
 
 from svd3d.cameras import OPENGL_TO_OPENCV, Cameras
-from svd3d.images import to_uint8
+from svd3d.images import composite, to_uint8
 
 RAYS = 1 << 20
 """Rays that are cast at once; bounds the memory."""
@@ -167,3 +167,10 @@ def colours_at(
     uv, texture = textured
     corners = uv[mesh.faces[faces]]
     return sample_texture(texture, np.einsum("nc,nck->nk", barycentric, corners))
+
+
+def psnr(ours: UInt8[np.ndarray, "v h w 4"], theirs: UInt8[np.ndarray, "v h w 4"]) -> Float[np.ndarray, "v"]:
+    """Whole-image PSNR on white of each view, in dB; 100 for equal pictures."""
+    pairs = zip(ours, theirs, strict=True)  # one by one: as floats, all views together fill the memory
+    error = [((composite(one) - composite(other)) ** 2).mean(dtype=np.float64) for one, other in pairs]
+    return -10 * np.log10(np.maximum(error, 1e-10))

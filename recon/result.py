@@ -11,7 +11,6 @@ import trimesh
 from jaxtyping import Float, UInt8
 
 from recon.raster import render
-from svd3d.images import composite
 from svd3d.sample import Sample
 
 if TYPE_CHECKING:
@@ -119,10 +118,3 @@ def seen_again(
         depth=depth,
         about={key: like.about[key] for key in ("licence", "source") if key in like.about},
     )
-
-
-def psnr(ours: UInt8[np.ndarray, "v h w 4"], theirs: UInt8[np.ndarray, "v h w 4"]) -> Float[np.ndarray, "v"]:
-    """Whole-image PSNR on white of each view, in dB; 100 for equal pictures."""
-    pairs = zip(ours, theirs, strict=True)  # one by one: as floats, all views together fill the memory
-    error = [((composite(one) - composite(other)) ** 2).mean(dtype=np.float64) for one, other in pairs]
-    return -10 * np.log10(np.maximum(error, 1e-10))

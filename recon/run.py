@@ -18,7 +18,8 @@ for _package in ("trimesh", "scipy", "skimage", "xatlas", "fast_simplification",
 
 from recon import captures, export, fast, texture  # noqa: E402
 from recon.fast import silhouette_iou  # noqa: E402
-from recon.result import Reconstruction, Stopwatch, psnr, rendered  # noqa: E402
+from recon.raster import psnr  # noqa: E402
+from recon.result import Reconstruction, Stopwatch, rendered  # noqa: E402
 
 MAY_CHANGE = ("sample", "out", "views_from", "device")
 """Settings that may differ when a command is run again; a changed sample is found by its digest."""

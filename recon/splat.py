@@ -21,8 +21,7 @@ from trimesh.sample import sample_surface
 from trimesh.triangles import points_to_barycentric
 
 from recon.alignment import premultiplied
-from recon.raster import colours_at
-from recon.result import psnr
+from recon.raster import colours_at, psnr
 from recon.threads import device_of
 from svd3d.cameras import Cameras, Orbit
 from svd3d.errors import DependencyError, require
