@@ -36,7 +36,9 @@ STATED = ("svd-mv", 16 * 8)
 """GPU-hours by the paper, appendix D.6."""
 SCALE, LATENT_CHANNELS, WIDTH = 8, 4, 1024
 """Pixels per latent, and width of tokens, of SVD and of Stable Diffusion 2.1."""
-TOKENS = {"text": 77, "picture": 1}
+TOKENS = {"text": 77, "picture": 1, "pair of pictures": 2}
+CHANNELS = {"text": 0, "picture": LATENT_CHANNELS, "pair of pictures": LATENT_CHANNELS + 1}
+"""Of what the UNet sees beside the noisy latents."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ STAGES = (
     Stage("i2v-base", (320, 576), "picture"),
     Stage("i2v-hq-14", (576, 1024), "picture"),
     Stage("i2v-hq-25", (576, 1024), "picture"),
+    Stage("interpolation", (576, 1024), "pair of pictures"),
     Stage("camera-lora-horizontal", (576, 1024), "picture"),
     Stage("svd-mv", (576, 576), "picture", multi_view=True),
 )
@@ -66,7 +69,7 @@ STAGES = (
 
 def unet_of(stage: Stage) -> Any:
     """At SVD's size, without memory for weights."""
-    channels = LATENT_CHANNELS if stage.told == "text" else 2 * LATENT_CHANNELS
+    channels = LATENT_CHANNELS + CHANNELS[stage.told]
     with torch.device("meta"):
         unet = UNetSpatioTemporalConditionModel(in_channels=channels, out_channels=LATENT_CHANNELS)
         if stage.multi_view:

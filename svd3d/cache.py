@@ -484,6 +484,8 @@ class Clips:
             tell(f"{config.model}: has no text encoder, so captions stay texts")
         if image is None:
             tell(f"{config.model}: has no image encoder, so first frames do not become conditions")
+        if networks.fills_in:
+            tell(f"{config.model}: fills in frames, so last frames become conditions, too")
         shape = clips.Shape(
             size=config.clip_size,
             num_frames=config.clip_frames,
@@ -492,7 +494,7 @@ class Clips:
             latent=(networks.vae.config["latent_channels"], height // factor, width // factor),
             text=text and (text.config.max_position_embeddings, text.config.hidden_size),
             clip_dim=image and image.config.projection_dim,
-            noise_variants=config.noise_variants,
+            noise_variants=None if networks.fills_in else config.noise_variants,
         )
         made_by = clips.Encoders(
             vae=latents.vae_digest(networks.vae),
@@ -545,11 +547,12 @@ def encode_clip(
 
     shape, networks = loaded.shape, loaded.networks
     assert isinstance(shape, clips.Shape), "clips have the shape of clips"
+    seen = shape.clip_dim is not None and shape.noise_variants is not None
     encoded = encoders.encode(
         networks.vae,
         _pixels(window.images),
-        conditions=0 if shape.clip_dim is None else 1,
-        variants=shape.noise_variants,
+        conditions=1 if seen else 0,
+        variants=shape.noise_variants or 0,
         generator=torch.Generator().manual_seed(draw(1 << 63, "noise", seed, clip.id)),
         chunk=chunk,
     )
@@ -557,7 +560,9 @@ def encode_clip(
     if shape.text is not None:
         texts = list(clip.captions)
         found["captions"] = networks.texts(texts) if texts else torch.zeros(0, *shape.text)
-    if shape.clip_dim is not None:
+    if networks.fills_in:
+        found["clip"] = torch.stack([networks.image(window.images[end]) for end in (0, -1)])
+    elif seen:
         found["clip"] = networks.image(window.images[0])
         found["cond_latents"], found["noise_aug"] = encoded.conditions[0], encoded.noise_aug[0]
     return clips.Row(

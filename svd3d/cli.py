@@ -473,6 +473,7 @@ def _convert(config: Any, output: Output) -> int:
         "svd3d": "Next: svd3d generate IMAGE --model {} --out generated",
         "text-to-video": "Next: svd3d train RECIPE --model {} --data CLIPS --out RUN",
         "image-to-video": "Next: svd3d video IMAGE --model {} --out videos",
+        "interpolation": "Next: svd3d train RECIPE --model {} --data CLIPS --out RUN",
         "original": "Its tensors have Stability's names",
     }[config.to]
     console.say(f"{made.path}: {there}. {following.format(shlex.quote(str(made.path)))}")

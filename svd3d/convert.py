@@ -21,6 +21,7 @@ TOLD = {
     "svd3d": ("picture", "picture of an object"),
     "text-to-video": ("text",),
     "image-to-video": ("picture",),
+    "interpolation": ("pair of pictures",),
     "original": ("picture", "picture of an object"),
 }
 """By what is made, what the models that it can be made of are told."""
@@ -116,13 +117,14 @@ def _checkpoint(config: ConvertConfig, source: Path | None) -> "Checkpoint":
                 return priors.text_to_video(folder, seed=config.seed)
             return priors.from_stable_diffusion(folder, image_encoder=config.image_encoder, seed=config.seed)
         found = checkpoints.from_folder(folder)
-        if found.text is not None and config.to == "image-to-video":
+        if found.told == "text" and config.to == "image-to-video":
             found = priors.image_to_video(found, image_encoder=config.image_encoder)
-    told = "text" if found.text is not None else "picture" if found.kind == "svd" else "picture of an object"
-    if told not in TOLD[config.to]:
+        if found.told == "text" and config.to == "interpolation":
+            found = priors.interpolation(found, image_encoder=config.image_encoder)
+    if found.told not in TOLD[config.to]:
         raise CheckpointError(
-            f"{config.source}: a model that is told a {told}, of which --to {config.to} cannot be made; "
-            "choose another source, or another --to"
+            f"{config.source}: a model that is told a {found.told}, of which --to {config.to} cannot be "
+            "made; choose another source, or another --to"
         )
     if config.prior == "scratch":
         return priors.scratch(found, seed=config.seed)

@@ -120,7 +120,7 @@ def lora_and_weight(given: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Videos from texts, or from pictures as their first frames, by a Stable Video Diffusion."""
+    """Videos from texts, from pictures as first frames, or between two, by a Stable Video Diffusion."""
 
     prompt: Positional[str]
     """A text, or a .txt file with one a line; a picture, or a folder of pictures."""
@@ -129,6 +129,8 @@ class VideoConfig:
     for pictures, such as stabilityai/stable-video-diffusion-img2vid-xt."""
     out: Path
     """Folder for the results: OUT/<name>/ holds video.mp4, frames/000.png … and video.json."""
+    last: Path | None = None
+    """Picture that the video ends with, for a model that fills in the frames between it and a first one."""
     lora: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Low-rank adapters of this model, such as camera motions: a file, a folder with one, or a hub id;
     SOURCE=0.7 gives it a weight. May be given more than once."""
@@ -141,7 +143,7 @@ class VideoConfig:
     """Frames per second: the model is told, and the file plays at this rate."""
     motion: float | None = None
     """How much shall move: the motion bucket of published models, 1 to 255, or the motion score of the clips
-    that a model learnt from. Default: 127 for pictures; texts come without."""
+    that a model learnt from. Default: 127 for pictures; texts and pairs of pictures come without."""
     noise_aug: float = 0.02
     """Standard deviation of the noise on a picture; more of it frees the video from the picture."""
     steps: int = 25
@@ -149,7 +151,8 @@ class VideoConfig:
     min_guidance: float | None = None
     """Classifier-free guidance of the first frame; default: 1 for pictures, for texts the largest."""
     max_guidance: float | None = None
-    """That of the last frame, with a straight line between; default: 3 for pictures, 7 for texts."""
+    """That of the last frame, with a straight line between; default: 3 for pictures, 7 for texts, 1 (none)
+    for a pair of pictures."""
     samples: int = 1
     """Videos of each text or picture: OUT/<name>-s0/, -s1/ … with the seeds SEED, SEED + 1 …"""
     seed: int = 0
@@ -330,10 +333,11 @@ class ConvertConfig:
     """What training starts from. `svd`: the video prior, widened for the elevation; `sv3d_u`, `sv3d_p`:
     finished multi-view models; `sd21`: the image prior, Stable Diffusion 2.1 with temporal layers that change
     nothing yet; `scratch`: SOURCE with a UNet of random weights; `auto`: what SOURCE holds."""
-    to: Literal["svd3d", "text-to-video", "image-to-video", "original"] = "svd3d"
+    to: Literal["svd3d", "text-to-video", "image-to-video", "interpolation", "original"] = "svd3d"
     """`svd3d`: a multi-view model, or the start of one. `text-to-video`: the start of one that is told texts,
     from Stable Diffusion 2.1, whose text encoder stays as it is. `image-to-video`: Stable Video Diffusion as
-    diffusers has it; from text-to-video or Stable Diffusion 2.1, the start of one. `original` goes back:
+    diffusers has it; from text-to-video or Stable Diffusion 2.1, the start of one. `interpolation`: from
+    text-to-video, the start of one that fills in the frames between two. `original` goes back:
     OUT/model.safetensors in Stability's naming."""
     dtype: Literal["source", "float32", "float16", "bfloat16"] = "source"
     """Number format of the weights; `source` keeps every bit."""

@@ -345,14 +345,22 @@ def open_data(config: TrainConfig, start: Checkpoint) -> tuple[Latents | ClipLat
     frames = config.num_views or clip.num_frames
     if frames > clip.num_frames:
         raise ConfigError(f"num_views {frames}: the clips have {clip.num_frames} frames; choose no more")
-    _check_told(config, unet, picture=clip.clip_dim, text=clip.text and clip.text[1])
+    ends = conditioning.frames_seen(unet) == 2
+    if ends and (config.image_share or frames < clip.num_frames):
+        raise ConfigError(
+            f"num_views {frames}, image_share {config.image_share:g}: a model that fills in frames sees "
+            f"whole clips, here of {clip.num_frames}; leave both out, or cache with another --clip-frames"
+        )
+    fits = ends == (clip.noise_variants is None)
+    _check_told(config, unet, picture=clip.clip_dim if fits else None, text=clip.text and clip.text[1])
     unet.register_to_config(num_frames=frames, sample_size=clip.latent[1])
     return found, start
 
 
 def _check_told(config: TrainConfig, unet: Any, *, picture: int | None, text: int | None) -> None:
     """Refuse data without what the UNet is told: `picture` and `text` are the widths of embeddings there."""
-    what, found = ("pictures", picture) if conditioning.sees_pictures(unet) else ("texts", text)
+    what = {0: "texts", 1: "pictures", 2: "both ends"}[conditioning.frames_seen(unet)]
+    found = text if what == "texts" else picture
     wanted = unet.config["cross_attention_dim"]
     if found != wanted:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`svd3d video`: a text or a picture to a video, in a folder with its frames; for one or many."""
+"""`svd3d video`: a text, a picture or a pair of them to a video, in a folder with its frames; or many."""
 
 import dataclasses
 import functools
@@ -20,14 +20,15 @@ from svd3d.settings import VideoConfig, lora_and_weight
 
 if TYPE_CHECKING:
     from svd3d.model import memory
+    from svd3d.model.video_pipeline import Takes
 
 PUBLISHED_SIZE = (576, 1024)
 """Height and width of the frames of published models (SVD paper, appendix D.3)."""
 NAME_LENGTH = 60
 """Of folders, without the numbers of samples."""
-MAX_GUIDANCE = {"text": 7.0, "picture": 3.0}
-MOTION = {"text": None, "picture": 127.0}
-"""The motion bucket that stock Stable Video Diffusion is told; to texts, it is not known."""
+MAX_GUIDANCE = {"text": 7.0, "picture": 3.0, "pair of pictures": 1.0}
+MOTION = {"text": None, "picture": 127.0, "pair of pictures": None}
+"""The motion bucket that stock Stable Video Diffusion is told; to others, it is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,24 @@ class Made:
 
 @dataclass(frozen=True)
 class _Source:
-    """A text, or the path of a picture."""
+    """A text, or the path of a picture, or of the first and the last one."""
 
     text: str
     path: Path | None = None
+    last: Path | None = None
 
     @property
-    def takes(self) -> Literal["text", "picture"]:
+    def takes(self) -> "Takes":
         """What a model must make videos of."""
-        return "text" if self.path is None else "picture"
+        if self.path is None:
+            return "text"
+        return "picture" if self.last is None else "pair of pictures"
+
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """By what they are."""
+        named = {"picture" if self.last is None else "first": self.path, "last": self.last}
+        return {name: path for name, path in named.items() if path is not None}
 
     @property
     def name(self) -> str:
@@ -76,7 +86,7 @@ class _Loaded:
 
 def count(config: VideoConfig) -> int:
     """How many videos `run` will report."""
-    return len(_sources(config.prompt)) * config.samples
+    return len(_sources(config)) * config.samples
 
 
 def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]:
@@ -87,7 +97,7 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
     settings they raise `ConfigError`. `tell` gets a line before the first video and one at the end. The model
     is not loaded when nothing is left to do.
     """
-    sources = _sources(config.prompt)
+    sources = _sources(config)
     alone = len(sources) == 1
     weights = model.local_folder(config.model)
     adapters = [lora_and_weight(each) for each in config.lora]
@@ -97,7 +107,7 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
     for source in sources:
         started = time.monotonic()
         try:
-            picture = source.path and _read(source.path)
+            pictures = [_read(path) for path in source.pictures.values()]
             if (other := taken.setdefault(source.name, source)) != source:
                 raise InputError(
                     f"{source.text}: its name, {source.name}, is that of {other.text} too; change it"
@@ -110,7 +120,7 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
             continue
         out = runs.output_folder(config.out)
         inputs = {
-            **({"picture": source.path} if source.path else {}),
+            **source.pictures,
             **({"model": weights} if weights else {}),
             **{source: Path(source) for source, _ in adapters if Path(source).exists()},
         }
@@ -123,7 +133,7 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
                 continue
             loaded = loaded or _load(config, takes=source.takes, quiet=not alone, tell=tell)
             started = time.monotonic()
-            frames = _make(loaded, single, picture)
+            frames = _make(loaded, single, pictures, takes=source.takes)
             seconds = time.monotonic() - started
             with runs.atomic_folder(folder) as temporary:
                 _write(temporary, frames, single, source)
@@ -143,9 +153,14 @@ def run(config: VideoConfig, *, tell: Callable[[str], object]) -> Iterator[Made]
         tell(f"peak memory: {memory.peak_gb(loaded.device):.1f} GB")
 
 
-def _sources(prompt: str) -> list[_Source]:
+def _sources(config: VideoConfig) -> list[_Source]:
     """The texts or pictures that a prompt names: what is no file and does not look like one is a text."""
-    path = Path(prompt)
+    prompt, path = config.prompt, Path(config.prompt)
+    if config.last is not None:
+        first = runs.input_path(path, what="first picture")
+        if first.is_dir():
+            raise InputError(f"{first}: a folder, and --last ends one video; pass its first picture")
+        return [_Source(prompt, first, runs.input_path(config.last, what="last picture"))]
     if os.path.isdir(prompt):
         visible = sorted(each for each in path.iterdir() if not each.name.startswith("."))
         found = [each for each in visible if each.suffix.lower() in images.SUFFIXES]
@@ -185,9 +200,7 @@ def _read(path: Path) -> Image.Image:
     return Image.fromarray(images.to_uint8(images.composite(images.read(path))))
 
 
-def _load(
-    config: VideoConfig, *, takes: Literal["text", "picture"], quiet: bool, tell: Callable[[str], object]
-) -> _Loaded:
+def _load(config: VideoConfig, *, takes: "Takes", quiet: bool, tell: Callable[[str], object]) -> _Loaded:
     """The model on the device asked for, as the preset for its memory says."""
     started = time.monotonic()
     reason = "making videos"
@@ -228,20 +241,21 @@ def _adapt(unet: Any, config: VideoConfig) -> None:
         lora.remove(unet)
 
 
-def _make(loaded: _Loaded, config: VideoConfig, picture: Image.Image | None) -> UInt8[np.ndarray, "t h w 3"]:
+def _make(
+    loaded: _Loaded, config: VideoConfig, pictures: list[Image.Image], *, takes: "Takes"
+) -> UInt8[np.ndarray, "t h w 3"]:
     """The frames of one video."""
     import torch
 
-    takes = "text" if picture is None else "picture"
     height, width = loaded.size
     largest = MAX_GUIDANCE[takes] if config.max_guidance is None else config.max_guidance
-    least = {"text": largest, "picture": 1.0}[takes] if config.min_guidance is None else config.min_guidance
+    least = 1.0 if takes == "picture" else largest
     settings: dict[str, Any] = {
         "height": height,
         "width": width,
         "num_inference_steps": config.steps,
         "guidance": "linear",
-        "min_guidance_scale": least,
+        "min_guidance_scale": least if config.min_guidance is None else config.min_guidance,
         "max_guidance_scale": largest,
         "fps": config.fps,
         "motion_bucket_id": MOTION[takes] if config.motion is None else config.motion,
@@ -249,12 +263,16 @@ def _make(loaded: _Loaded, config: VideoConfig, picture: Image.Image | None) -> 
         "generator": [torch.Generator().manual_seed(config.seed)],
     }
     try:
-        if picture is None:
-            (frames,) = loaded.pipeline([config.prompt], num_frames=loaded.num_frames, **settings).frames
+        seen = [ImageOps.fit(each, (width, height), Image.Resampling.LANCZOS) for each in pictures]
+        if seen:
+            settings |= {"noise_aug_strength": config.noise_aug}
+        if takes == "picture":
+            settings |= {"keep_input_view": False, "num_views": loaded.num_frames}
+            (frames,) = loaded.pipeline(seen, **settings).views
         else:
-            seen = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
-            settings |= {"noise_aug_strength": config.noise_aug, "keep_input_view": False}
-            (frames,) = loaded.pipeline([seen], num_views=loaded.num_frames, **settings).views
+            (frames,) = loaded.pipeline(
+                *(seen or [config.prompt]), num_frames=loaded.num_frames, **settings
+            ).frames
     except torch.OutOfMemoryError as error:
         advice = "try --vram 8, fewer --num-frames or a smaller --size"
         raise ConfigError(f"device {loaded.device}: out of memory ({error}); {advice}") from error
@@ -273,7 +291,7 @@ def _write(folder: Path, frames: UInt8[np.ndarray, "t h w 3"], config: VideoConf
     images.write_film(folder / "video.mp4", list(frames), fps=config.fps, repeat=1)
     num_frames, height, width = frames.shape[:3]
     facts = {
-        source.takes: source.text,
+        **({name: str(path) for name, path in source.pictures.items()} or {"text": source.text}),
         "model": config.model,
         "lora": list(config.lora),
         "num_frames": num_frames,

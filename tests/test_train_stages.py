@@ -19,7 +19,8 @@ from svd3d.data import latents
 from svd3d.data.dataset import Batches
 from svd3d.data.latents import ClipLatents
 from svd3d.errors import ConfigError, TrainingError
-from svd3d.model import checkpoints, denoising, learner, lora
+from svd3d.model import checkpoints, denoising, learner, lora, tiny
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.settings import CacheConfig, TrainConfig
 from tests.trainings import (
     CHANNELS,
@@ -45,8 +46,10 @@ PAPER = {  # appendix D: frames, steps, batch, learning rate, P_mean, P_std, hei
     "i2v-base": (14, 50_000, 768, 3e-5, 0.7, 1.6, 320, 576),
     "i2v-hq-14": (14, 50_000, 768, 3e-5, 1.0, 1.6, 576, 1024),
     "i2v-hq-25": (25, 50_000, 768, 3e-5, 1.0, 1.6, 576, 1024),
+    "interpolation": (5, 10_000, 256, 1e-4, 1.0, 1.2, 576, 1024),
 }
 CAMERAS = tuple(f"camera-lora-{motion}" for motion in ("horizontal", "zoom", "static"))
+BOTH_ENDS = ("interpolation",)
 TOLD_TEXTS = ("image-edm-1", "image-edm-2", "video-a", "video-b", "t2v-hq")
 
 
@@ -102,10 +105,13 @@ def test_every_stage_starts_from_the_last_step_of_the_one_before():
     ]:
         assert starts[name] == f"{before}/checkpoints/step-{recipe_of(before).max_train_steps}"
     assert (starts["image-edm-1"], starts["i2v-base"]) == ("t2v-start", "i2v-start")
-    convert = (
-        f"svd3d convert video-b/checkpoints/step-{recipe_of('video-b').max_train_steps} --to image-to-video"
-    )
-    assert convert in path_of("i2v-base").read_text()
+    assert starts["interpolation"] == "interpolation-start"
+    for name, before, to in [
+        ("i2v-base", "video-b", "image-to-video"),
+        ("interpolation", "t2v-hq", "interpolation"),
+    ]:
+        last = f"{before}/checkpoints/step-{recipe_of(before).max_train_steps}"
+        assert f"svd3d convert {last} --to {to} " in path_of(name).read_text()
 
 
 def test_camera_motions_are_one_recipe_for_three_presets():
@@ -124,11 +130,13 @@ def test_camera_motions_are_one_recipe_for_three_presets():
 def models(tmp_path_factory):
     """Small ones by what they are told, of one autoencoder."""
     vae = small_vae(channels=CHANNELS)
-    texts, pictures = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("pictures")
+    texts, pictures, ends = (tmp_path_factory.mktemp(name) for name in ("texts", "pictures", "ends"))
     reader = small_unet(time_ids=3, in_channels=CHANNELS, cross_attention_dim=TEXT)
     text_model(tmp_path_factory.mktemp("tokenizer"), vae=vae, unet=reader).save_pretrained(texts)
     save_model(pictures, unet=small_unet(time_ids=3), vae=vae, conditioning="svd")
-    return {"texts": texts, "pictures": pictures}
+    filling = small_unet(time_ids=3, in_channels=2 * CHANNELS + 1)
+    FrameInterpolationPipeline(**{**tiny.components(), "unet": filling, "vae": vae}).save_pretrained(ends)
+    return {"texts": texts, "pictures": pictures, "ends": ends}
 
 
 @pytest.fixture(scope="module")
@@ -138,17 +146,25 @@ def cached(tmp_path_factory, models):
     return write_clips(tmp_path_factory.mktemp("clips"), digest=digest, text=True)
 
 
+@pytest.fixture(scope="module")
+def cached_ends(tmp_path_factory, models):
+    """The same for a model that fills in frames."""
+    digest = latents.vae_digest(checkpoints.from_folder(models["ends"]).network("vae"))
+    return write_clips(tmp_path_factory.mktemp("ends"), digest=digest, ends=True)
+
+
 @pytest.fixture
-def miniature(cached, models, tmp_path, monkeypatch):
+def miniature(cached, cached_ends, models, tmp_path, monkeypatch):
     """A recipe for small models and clips: two steps."""
     monkeypatch.setattr(train.page, "write", lambda run: run)  # takes a second; told by tests of its own
 
     def made(name, **changes):
         found = recipe_of(name)
+        told = "texts" if name in TOLD_TEXTS else "ends" if name in BOTH_ENDS else "pictures"
         small = {
-            "data": cached,
+            "data": cached_ends if told == "ends" else cached,
             "out": tmp_path / "run",
-            "model": str(models["texts" if name in TOLD_TEXTS else "pictures"]),
+            "model": str(models[told]),
             "num_views": 1 if found.num_views == 1 else FRAMES,
             "max_train_steps": 2,
             "global_batch_size": 2,
@@ -175,7 +191,7 @@ LEARNS = {
 """Which parameters may change; of others, all."""
 
 
-@pytest.mark.parametrize("name", ["image-edm-1", "image-edm-2", "i2v-base", CAMERAS[0]])
+@pytest.mark.parametrize("name", ["image-edm-1", "image-edm-2", "i2v-base", *BOTH_ENDS, CAMERAS[0]])
 def test_a_recipe_in_miniature_resumes_to_the_last_bit(miniature, tmp_path, name):
     """Text-to-video: with images among the videos, below. Others differ from these in numbers alone."""
     straight = miniature(name, out=tmp_path / "straight")
@@ -194,7 +210,8 @@ def test_a_recipe_in_miniature_makes_its_kind_of_model(miniature, name):
     folder = plan.out / "checkpoints/step-1"
     index = json.loads((folder / "model_index.json").read_text())
     told_texts = name in TOLD_TEXTS
-    assert index["_class_name"] == ("TextToVideoPipeline" if told_texts else "StableVideoDiffusionPipeline")
+    kind = "TextToVideoPipeline" if told_texts else "StableVideoDiffusionPipeline"
+    assert index["_class_name"] == ("FrameInterpolationPipeline" if name in BOTH_ENDS else kind)
     assert (folder / ("text_encoder" if told_texts else "image_encoder")).is_dir()
     again = checkpoints.from_folder(folder)
     assert again.networks["unet"].config["num_frames"] == plan.num_views
@@ -287,6 +304,74 @@ def test_captions_are_dropped_at_a_rate_of_their_own(miniature):
     drawn = denoising.draw(batch, miniature("video-a", drop_clip=0.9))
     lost = (drawn["tokens"] == 0).flatten(1).all(dim=1).float().mean().item()
     assert abs(lost - 0.15) < 4 * (0.15 * 0.85 / count) ** 0.5
+
+
+def test_both_ends_are_seen_at_their_places_with_the_noise_that_is_told(miniature):
+    """And dropped with their mark, apart from the two tokens of CLIP."""
+    config = miniature("interpolation")
+    data = ClipLatents.open(config.data)
+    batches = Batches(data, seed=1, global_batch=8, micro_batch=8, held_out=0.0)
+    batch = next(iter(batches))
+    whole = denoising.draw(batch, dataclasses.replace(config, drop_image=0.0, drop_clip=0.0))
+    shown, clean = whole["shown"], batch["latents"]
+    assert shown.shape == (8, FRAMES, CHANNELS + 1, *clean.shape[3:])
+    assert not shown[:, 1:-1].any()
+    assert (shown[:, [0, -1], -1] == 1).all()
+    noise = (shown[:, [0, -1], :-1] - clean[:, [0, -1]]) / whole["noise_aug"].reshape(8, 1, 1, 1, 1)
+    assert abs(noise.mean().item()) < 5 / noise.numel() ** 0.5
+    assert abs(noise.std().item() - 1) < 5 / noise.numel() ** 0.5
+    assert torch.equal(whole["tokens"], batch["clip"])
+    assert whole["tokens"].shape[1] == 2
+    strengths = torch.cat(
+        [denoising.draw(each, config)["noise_aug"] for each in itertools.islice(batches, 200)]
+    )
+    assert abs(strengths.log().mean().item() + 3) < 4 * 0.5 / len(strengths) ** 0.5
+    assert abs(strengths.log().std().item() - 0.5) < 4 * 0.5 / (2 * len(strengths)) ** 0.5
+    lost = [
+        (shown == 0).flatten(1).all(1)
+        for shown in (denoising.draw(each, config)["shown"] for each in itertools.islice(batches, 200))
+    ]
+    assert abs(torch.cat(lost).float().mean().item() - 0.1) < 4 * (0.09 / len(strengths)) ** 0.5
+
+
+@torch.no_grad()
+def test_the_loss_of_filling_in_is_that_of_the_unet_on_what_was_drawn(miniature, models):
+    config = miniature("interpolation", drop_image=0.0, drop_clip=0.0)
+    data, start = train.open_data(config, checkpoints.from_folder(models["ends"]))
+    batches = Batches(data, seed=1, global_batch=4, micro_batch=4, held_out=0.0)
+    batch, objective = next(iter(batches)), train.objective_of(config, start, batches.draws)
+    losses, sigmas = objective.losses(objective.network, batch)
+    drawn = denoising.draw(batch, config)
+    for i, (loss, sigma) in enumerate(zip(losses, sigmas, strict=True)):
+        clean, noisy = batch["latents"][i], batch["latents"][i] + sigma * drawn["noise"][i]
+        seen = torch.cat([noisy / (sigma**2 + 1) ** 0.5, drawn["shown"][i]], dim=1)
+        ids = torch.stack([batch["fps"][i] - 1, batch["motion"][i], drawn["noise_aug"][i]])
+        output = objective.network(seen[None], sigma.log() / 4, batch["clip"][i : i + 1], ids[None]).sample[0]
+        estimate = noisy / (sigma**2 + 1) - output * sigma / (sigma**2 + 1) ** 0.5
+        expected = ((1 + sigma**2) / sigma**2 * (estimate - clean) ** 2).mean()
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"num_views": 3},
+            "num_views 3, image_share 0: a model that fills in frames sees whole clips, here of 4",
+        ),
+        ({"image_share": 0.5}, "num_views 4, image_share 0.5: a model that fills in frames"),
+        ({"data": "CLIPS"}, "holds no embeddings of both ends"),
+    ],
+)
+def test_filling_in_needs_whole_clips_and_both_their_ends(miniature, cached, changes, message):
+    changes = {name: cached if each == "CLIPS" else each for name, each in changes.items()}
+    with pytest.raises(ConfigError, match=message):
+        trained(miniature("interpolation", **changes))
+
+
+def test_clips_of_both_ends_are_nothing_for_a_model_that_is_shown_one(miniature, cached_ends):
+    with pytest.raises(ConfigError, match="holds no embeddings of pictures"):
+        trained(miniature("i2v-base", data=cached_ends))
 
 
 @pytest.mark.parametrize("trains", ["autoencoder", "decoder"])

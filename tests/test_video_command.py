@@ -3,6 +3,7 @@
 # pyright: reportPrivateImportUsage=false
 # (diffusers exports its names lazily, where pyright does not see them)
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from diffusers import StableVideoDiffusionPipeline
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svd3d import cli, convert, images, runs, train, video
 from svd3d.curation import footage
@@ -311,6 +313,70 @@ def test_what_no_conversion_can_make_is_one_line(told_texts, tmp_path, capsys, s
     assert message in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_fills_in_frames_from_text_to_video_to_its_first_film(
+    told_texts, pictures, tmp_path, monkeypatch, capsys
+):
+    """convert, train on clips of both ends, video --last; other commands name what it is."""
+    monkeypatch.setattr(train.page, "write", lambda run: run)
+    sizes = tiny.image_encoder().config.to_dict() | {"projection_dim": WIDTH}
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes)).save_pretrained(tmp_path / "clip/image_encoder")
+    (tmp_path / "clip/model_index.json").write_text("{}")
+    convert.run(
+        ConvertConfig(
+            str(told_texts), tmp_path / "start", to="interpolation", image_encoder=str(tmp_path / "clip")
+        )
+    )
+    digest = latents.vae_digest(TextToVideoPipeline.load(str(told_texts)).vae)
+    recipe = TrainConfig(
+        data=write_clips(tmp_path / "clips", digest=digest, ends=True, width=WIDTH),
+        out=tmp_path / "run",
+        model=str(tmp_path / "start"),
+        max_train_steps=2,
+        train_batch_size=2,
+        learning_rate=1e-3,
+        held_out=0.3,
+        validation_steps=2,
+        validation_objects=1,
+        validation_sampling_steps=2,
+        report_to=(),
+        device="cpu",
+    )
+    *_, last = trained(recipe)
+    assert last.validation is not None
+    assert np.isfinite(last.validation["psnr"])
+    checkpoint = recipe.out / "checkpoints/step-2"
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "red.png")
+    config = settings(pictures / "a.png", checkpoint, tmp_path / "out", num_frames=5)
+    config = dataclasses.replace(config, last=tmp_path / "red.png")
+    (made,) = run(config)
+    found = frames_of(made.folder)
+    assert found.shape == (5, 32, 48, 3)
+    middle = ImageOps.fit(Image.open(pictures / "a.png"), (48, 32), Image.Resampling.LANCZOS)
+    assert np.array_equal(found[0], np.array(middle))
+    assert (found[-1] == (255, 0, 0)).all()
+    told = json.loads((made.folder / "video.json").read_text())
+    assert (told["first"], told["last"]) == (str(pictures / "a.png"), str(tmp_path / "red.png"))
+    assert run(config)[0].status == "skipped"
+    for wrong, error, message in [
+        ({"last": tmp_path / "none.png"}, InputError, "none.png: no such last picture"),
+        ({"prompt": str(pictures)}, InputError, "a folder, and --last ends one video"),
+        ({"last": None}, CheckpointError, "makes videos of a pair of pictures, and was given a picture"),
+        ({"model": str(told_texts)}, CheckpointError, "makes videos of a text, and was given a pair of pic"),
+    ]:
+        with pytest.raises(error, match=message):
+            run(dataclasses.replace(config, out=tmp_path / "other", **wrong))
+    cut_out = Image.new("RGBA", (64, 64))
+    cut_out.paste("red", (16, 16, 48, 48))
+    cut_out.save(tmp_path / "cut-out.png")
+    for words in (["generate", tmp_path / "cut-out.png", "--model", checkpoint], ["convert", checkpoint]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*map(str, words), "--out", str(tmp_path / "views")])
+        assert ended.value.code == cli.WRONG_INPUT
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "pair of pictures" in said or "between two pictures" in said
 
 
 def adapter(model: Path, file: Path, *, learnt: bool = True) -> Path:

@@ -34,7 +34,7 @@ def small_unet(*, time_ids: int = 4, channels: int = 16, **options: Any) -> UNet
             "out_channels": channels,
             "down_block_types": ("CrossAttnDownBlockSpatioTemporal",),
             "up_block_types": ("CrossAttnUpBlockSpatioTemporal",),
-            "block_out_channels": (32,),
+            "block_out_channels": (64,),  # norms over one channel would take away what numbers add
             "addition_time_embed_dim": 32,
             "projection_class_embeddings_input_dim": 32 * time_ids,
             "layers_per_block": 1,
@@ -91,7 +91,7 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_row(number: int, *, text: bool, picture: bool) -> clips.Row:
+def make_row(number: int, *, text: bool, picture: int | None, ends: bool) -> clips.Row:
     """Clip `number` % 2 of video `number` // 2; of every third clip nobody knows the motion.
 
     The last channel of the latents says which frame it is.
@@ -101,8 +101,10 @@ def make_row(number: int, *, text: bool, picture: bool) -> clips.Row:
     told: dict[str, Any] = {}
     if text:
         told["captions"] = normal(2, TOKENS, TEXT, seed=100 + number)
-    if picture:
-        told["clip"] = normal(PICTURE, seed=200 + number)
+    if ends and picture:
+        told["clip"] = normal(2, picture, seed=200 + number)
+    elif picture:
+        told["clip"] = normal(picture, seed=200 + number)
         told["cond_latents"] = normal(2, *LATENT, seed=300 + number)
         told["noise_aug"] = torch.tensor([0.0, 0.01 * (1 + number)])
     return clips.Row(
@@ -120,9 +122,19 @@ def make_row(number: int, *, text: bool, picture: bool) -> clips.Row:
 
 
 def write_clips(
-    folder: Path, *, digest: str, text: bool = False, picture: bool = True, count: int = 8
+    folder: Path,
+    *,
+    digest: str,
+    text: bool = False,
+    picture: bool = True,
+    ends: bool = False,
+    width: int = PICTURE,
+    count: int = 8,
 ) -> Path:
-    """A cache of clips, made by an autoencoder of that digest."""
+    """A cache of clips, made by an autoencoder of that digest; of both `ends` for filling in frames.
+
+    `width` is that of the embedding of a picture.
+    """
     encoders = clips.Encoders(digest, "text" if text else None, "clip" if picture else None, 1.0)
     shape = clips.Shape(
         size=(2 * HEIGHT, 2 * WIDTH),
@@ -131,10 +143,10 @@ def write_clips(
         stride=1,
         latent=LATENT,
         text=(TOKENS, TEXT) if text else None,
-        clip_dim=PICTURE if picture else None,
-        noise_variants=1,
+        clip_dim=width if picture else None,
+        noise_variants=None if ends else 1,
     )
-    rows = ([make_row(i, text=text, picture=picture)] for i in range(count))
+    rows = ([make_row(i, text=text, picture=width if picture else None, ends=ends)] for i in range(count))
     write_shard(folder, "only", rows, shape=shape, encoders=encoders)
     write_index(folder, read_shards(folder), failed=0)
     return folder

@@ -48,7 +48,6 @@ def text_model(folder: Path, *, seed: int = 0, **parts: Any) -> TextToVideoPipel
             "unet": small_unet(
                 time_ids=3,
                 in_channels=tiny.LATENT_CHANNELS,
-                block_out_channels=(64,),  # norms over one channel would take away what the numbers add
                 cross_attention_dim=WIDTH,
                 num_frames=3,
             ).eval(),

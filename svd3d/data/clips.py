@@ -13,6 +13,9 @@ The files are those of `svd3d.data.latents`; a row is one clip of `t` frames of 
     cond_latents     float16 [k, c, h, w]    and then that frame as the condition: the mode, not scaled
     noise_aug        float32 [k]        and the noise in each of those pictures: none in the first
 
+For a model that fills in frames `clip` has two embeddings [2, e], of the first and of the last frame, and the
+last two columns are not there: its condition are `latents` of these two, with noise drawn in training.
+
 The motion score is that of `svd3d curate`, in sixteenths of the short side per half a second, and the UNet is
 told this number. Released SVD was told "motion buckets" instead, whose scale is not published.
 """
@@ -65,8 +68,9 @@ class Shape:
     """Tokens and width of the hidden states of a caption, if there is a text encoder."""
     clip_dim: int | None
     """Width of the embedding of a frame, if there is an image encoder."""
-    noise_variants: int
-    """Noisy encodings of the first frame, beside the clean one, if there is an image encoder."""
+    noise_variants: int | None
+    """Noisy encodings of the first frame, beside the clean one, if there is an image encoder; None: of a
+    model that fills in the frames between two, which gets its noise in training."""
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Shape":
@@ -91,6 +95,8 @@ class Shape:
         if self.text is not None:
             found["captions"] = Column("float16", (None, *self.text))
         if self.clip_dim is not None:
+            if self.noise_variants is None:
+                return {**found, "clip": Column("float16", (2, self.clip_dim))}
             encodings = 1 + self.noise_variants
             found["clip"] = Column("float16", (self.clip_dim,))
             found["cond_latents"] = Column("float16", (encodings, *self.latent))
@@ -112,7 +118,7 @@ class Row:
     texts: tuple[str, ...]
     texts_drawn: tuple[float, ...]
     captions: Float[Tensor, "n l d"] | None = None
-    clip: Float[Tensor, "e"] | None = None
+    clip: Float[Tensor, "*n e"] | None = None
     cond_latents: Float[Tensor, "k c h w"] | None = None
     noise_aug: Float[Tensor, "k"] | None = None
 
@@ -139,6 +145,7 @@ def sample(
     `latents [t c h w]` (scaled), `fps []`, `motion []` (NaN: not known), `caption`, the text that was drawn,
     and as far as the model has encoders `text [l d]`, `clip [1 d]`, `cond_latents [c h w]` (not scaled) and
     `noise_aug []`. A clip without captions has an empty one and zeros, like a caption that is dropped out.
+    Of a model that fills in frames there are `clip [2 d]`, `ends [2 c h w]` (scaled) and no noise in them.
     """
     chosen = _drawn(row.texts_drawn, draw(FINE, "caption") / FINE)
     still = num_frames == 1
@@ -155,6 +162,8 @@ def sample(
         found["text"] = torch.zeros(shape.text) if chosen is None else row.captions[chosen]
     if shape.clip_dim is not None:
         assert row.clip is not None, "the shape says that it is there"
+        if shape.noise_variants is None:
+            return {**found, "clip": row.clip, "ends": row.latents[[0, -1]], "noise_aug": torch.zeros(())}
         assert row.cond_latents is not None, "so are encodings of the first frame"
         assert row.noise_aug is not None, "and the noise in them"
         noisy = min(shape.noise_variants, 1) + draw(max(shape.noise_variants, 1), "noise")

@@ -3,7 +3,7 @@
 A `Checkpoint` is a pipeline as data. Its networks are on the meta device (configuration, names and shapes);
 its weights are mapped from disk, so a model of 9 GB needs little memory until it is written. Sources:
 
-- `from_folder`: a diffusers folder of Stable Video Diffusion, of SV3D or ours, text-to-video too;
+- `from_folder`: a diffusers folder of Stable Video Diffusion, of SV3D or ours, for any kind of video;
 - `from_original`: a file in Stability's own naming (`svd3d/model/original.py`), and `original_weights` back;
 - `svd3d/model/priors.py`: the image prior of the SVD paper, and none.
 """
@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import (
@@ -36,6 +36,7 @@ from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIP
 
 from svd3d.errors import CheckpointError
 from svd3d.model import conditioning, local_folder, original, tiny
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.model.original import Kind
 from svd3d.model.pipeline import NETWORKS, SVDMVPipeline
 from svd3d.model.video_pipeline import TextToVideoPipeline
@@ -72,6 +73,7 @@ UNTOLD = {
 """Settings that a file in Stability's naming does not hold, so that its readers assume those of SVD."""
 
 Weights = dict[str, Tensor]
+Told = Literal["text", "picture", "pair of pictures", "picture of an object"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class Checkpoint:
         weights = {key: each.to(torch.float32, copy=True) for key, each in self.weights[name].items()}
         network.load_state_dict(weights, assign=True)
         return network
+
+    @property
+    def told(self) -> Told:
+        """What it makes videos or views of."""
+        unet = self.networks["unet"]
+        of_videos: tuple[Told, ...] = ("text", "picture", "pair of pictures")
+        return of_videos[conditioning.frames_seen(unet)] if self.kind == "svd" else "picture of an object"
 
     @property
     def scale(self) -> int:
@@ -255,7 +264,7 @@ def multi_view(
 
 
 def write(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """A diffusers folder of `SVDMVPipeline`, of `TextToVideoPipeline`, or of kind `svd` of diffusers' class.
+    """A diffusers folder of `SVDMVPipeline`, of a pipeline for videos of ours, or of diffusers' own.
 
     `dtype` None keeps that of each tensor; a text encoder is copied as it is. Raises `CheckpointError` where
     a number is too large for `dtype`.
@@ -263,7 +272,9 @@ def write(checkpoint: Checkpoint, folder: Path, *, dtype: torch.dtype | None = N
     if checkpoint.text is None:
         parts = {"scheduler": checkpoint.scheduler, "feature_extractor": checkpoint.feature_extractor}
         if checkpoint.kind == "svd":
-            pipeline = StableVideoDiffusionPipeline(**checkpoint.networks, **parts)
+            both = checkpoint.told == "pair of pictures"
+            stock = FrameInterpolationPipeline if both else StableVideoDiffusionPipeline
+            pipeline = stock(**checkpoint.networks, **parts)
         else:
             settings: Any = {"conditioning": checkpoint.kind}
             settings["max_guidance_scale"] = checkpoint.max_guidance_scale

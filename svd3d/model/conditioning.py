@@ -10,6 +10,9 @@ Numbers are embedded with sinusoids and concatenated to one vector. Four publish
 
 Everywhere in this project view 0 is the input. SV3D's networks have it last: `to_network` and `from_network`
 turn the ring of views by one.
+
+What the UNet sees beside the noisy latents is one frame, the input or the first one, at every place, or two:
+the first and the last, for the frames between to be filled in (SVD paper, section 4.4).
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -17,7 +20,7 @@ turn the ring of views by one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -30,6 +33,8 @@ from svd3d.model.unet import KnownTimesteps, per_view
 
 Kind = Literal["svd", "svd-mv", "sv3d_u", "sv3d_p"]
 Guidance = Literal["constant", "linear", "triangular"]
+NOISE_AUG = {"p_mean": -3.0, "p_std": 0.5}
+"""Of the logarithm of the strength of the noise on the condition (SVD paper, appendix D)."""
 STOCK_IDS = 3
 MULTI_VIEW_IDS = 4
 
@@ -55,15 +60,15 @@ KINDS: dict[Kind, _Traits] = {
 }
 
 
-def prepare(unet: UNetSpatioTemporalConditionModel, kind: Kind) -> UNetSpatioTemporalConditionModel:
+def prepare(unet: UNetSpatioTemporalConditionModel, kind: str) -> UNetSpatioTemporalConditionModel:
     """Make a UNet take the `added_time_ids` of a kind, in place; a stock SVD UNet is widened for `svd-mv`.
 
     Numbers that are not known (NaN) are then embedded as zeros. Raises `CheckpointError` for a UNet of
     another kind, `ConfigError` for a kind that is not known.
     """
-    if kind not in KINDS:
+    if kind not in get_args(Kind):
         raise ConfigError(f"conditioning {kind!r}: not known; choose one of {', '.join(KINDS)}")
-    traits, dim = KINDS[kind], unet.config["addition_time_embed_dim"]
+    traits, dim = KINDS[cast("Kind", kind)], unet.config["addition_time_embed_dim"]
     if not traits.per_view:
         unet.add_time_proj = KnownTimesteps(dim)
     if kind == "svd-mv":
@@ -84,9 +89,43 @@ def count_time_ids(unet: UNetSpatioTemporalConditionModel) -> float:
     return unet.add_embedding.linear_1.in_features / unet.config["addition_time_embed_dim"]
 
 
-def sees_pictures(unet: UNetSpatioTemporalConditionModel) -> bool:
-    """Whether a UNet takes the latents of a picture and its one CLIP token; else it is told a text."""
-    return unet.config["in_channels"] > unet.config["out_channels"]
+def frames_seen(unet: UNetSpatioTemporalConditionModel) -> int:
+    """How many frames a UNet is shown, each with its CLIP token: 1, or 2 at both ends, or 0 and a text.
+
+    Raises `CheckpointError` for a UNet with other channels.
+    """
+    inputs, latents = unet.config["in_channels"], unet.config["out_channels"]
+    known = {latents: 0, 2 * latents: 1, 2 * latents + 1: 2}
+    if inputs not in known:
+        raise CheckpointError(
+            f"unet: takes {inputs} channels, and with {latents} of latents it may be {list(known)}; pass a "
+            "Stable Video Diffusion"
+        )
+    return known[inputs]
+
+
+def shown(batch: Mapping[str, Any]) -> Float[Tensor, "b v k h w"]:
+    """What the UNet sees beside the noisy latents of a batch of `svd3d.data.dataset.Batches`.
+
+    The picture `cond_latents` at every place, or `ends` at theirs; see `between`.
+    """
+    count = batch["latents"].shape[1]
+    if "ends" in batch:
+        return between(batch["ends"], count)
+    return batch["cond_latents"][:, None].expand(-1, count, -1, -1, -1)
+
+
+def between(ends: Float[Tensor, "b 2 c h w"], count: int) -> Float[Tensor, "b v k h w"]:
+    """Latents, scaled, of the first and the last of `count` frames; the last channel, 1, marks these two.
+
+    Those between are zeros, where the paper has a "mask" (appendix D.5): one latent for all of them would
+    come to the same but at the edges, because the first layer is free to add it where the mark is 0.
+    """
+    batch, _, channels, height, width = ends.shape
+    seen = ends.new_zeros(batch, count, channels + 1, height, width)
+    seen[:, [0, -1], :-1] = ends
+    seen[:, [0, -1], -1] = 1
+    return seen
 
 
 def widen(unet: UNetSpatioTemporalConditionModel) -> UNetSpatioTemporalConditionModel:
@@ -179,17 +218,18 @@ def from_network(views: Float[Tensor, "b v ..."], kind: Kind) -> Float[Tensor, "
 
 
 def augmented(
-    pixels: Float[Tensor, "b 3 h w"],
+    pictures: Float[Tensor, "b ..."],
     *,
     strength: Float[Tensor, "b"],
     generator: torch.Generator | list[torch.Generator] | None = None,
-) -> Float[Tensor, "b 3 h w"]:
-    """The input pictures with noise of a standard deviation each, as they are encoded for the condition.
+) -> Float[Tensor, "b ..."]:
+    """What will be the condition with noise of a standard deviation each.
 
-    SVD was trained with log strength ~ N(-3, 0.5^2) (appendix D): `edm.sample_sigmas` draws that.
+    Pixels of input pictures before they are encoded, or latents of both ends. SVD was trained with log
+    strength ~ `NOISE_AUG`: `edm.sample_sigmas` draws that.
     """
-    noise = randn_tensor(pixels.shape, generator=generator, device=pixels.device, dtype=pixels.dtype)
-    return pixels + strength.to(pixels).reshape(-1, 1, 1, 1) * noise
+    noise = randn_tensor(pictures.shape, generator=generator, device=pictures.device, dtype=pictures.dtype)
+    return pictures + strength.to(pictures).reshape(-1, *[1] * (pictures.ndim - 1)) * noise
 
 
 def dropped(

@@ -14,8 +14,8 @@ from svd3d.settings import TrainConfig
 
 Batch = dict[str, Any]
 """Of `svd3d.data.dataset.Batches`."""
-PICTURE = ("clip", "cond_latents", "noise_aug")
-"""What a batch tells of the picture that is the condition."""
+PICTURES = ("clip", "cond_latents", "ends", "noise_aug")
+"""What a batch tells of the pictures that are the condition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +37,9 @@ class Denoising:
         return self.network
 
     def losses(self, module: nn.Module, batch: Batch) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """Loss and noise level of each sample. A UNet without channels for a picture reads the text alone."""
-        if not conditioning.sees_pictures(self.network):
-            batch = {name: each for name, each in batch.items() if name not in PICTURE}
+        """Loss and noise level of each sample. A UNet that sees no picture reads the text alone."""
+        if not conditioning.frames_seen(self.network):
+            batch = {name: each for name, each in batch.items() if name not in PICTURES}
         return losses(module, self.kind, batch, self.config)
 
     def painter(self) -> preview.Painter | None:
@@ -47,7 +47,7 @@ class Denoising:
 
         None without a picture that they could be compared by: a text, or single images.
         """
-        if self.config.num_views == 1 or not conditioning.sees_pictures(self.network):
+        if self.config.num_views == 1 or not conditioning.frames_seen(self.network):
             return None
         return preview.Painter(
             self.network, self.start, kind=self.kind, steps=self.config.validation_sampling_steps
@@ -71,15 +71,14 @@ def losses(
     _, _, c_in, _ = edm.scalings(level)
     _, _, _, c_noise = edm.scalings(sigma)
     seen = c_in * noisy
-    if "cond_latents" in drawn:
-        image = drawn["cond_latents"].to(device)[:, None].expand(-1, clean.shape[1], -1, -1, -1)
-        seen = torch.cat([seen, image], dim=2)
+    if "shown" in drawn:
+        seen = torch.cat([seen, drawn["shown"].to(device)], dim=2)
     with learner.number_format(device, config):
         output = network(
             conditioning.to_network(seen, kind),
             c_noise,
             encoder_hidden_states=drawn["tokens"].to(device),
-            added_time_ids=conditioning.time_ids_of(kind, batch).to(device),
+            added_time_ids=conditioning.time_ids_of(kind, {**batch, **drawn}).to(device),
         ).sample
     estimate = edm.denoised(conditioning.from_network(output, kind), noisy, sigma)
     return edm.loss(estimate, clean, sigma), sigma
@@ -88,18 +87,30 @@ def losses(
 def draw(batch: Batch, config: TrainConfig) -> dict[str, Tensor]:
     """Noise level, noise and drop-outs of each sample, from its own seed, on the CPU.
 
-    `tokens` are those of the picture, or of the text where batches have no picture.
+    `tokens` are those of the pictures, or of the text where batches have none; `shown` is what the UNet sees
+    beside the noisy latents, as of `conditioning.shown`. Two frames at both ends get their noise here, in
+    their latents (appendix D.5): `noise_aug` is its strength.
     """
-    names = {"tokens": ("text", config.drop_text)}
-    if "clip" in batch:
-        names = {"cond_latents": ("cond_latents", config.drop_image), "tokens": ("clip", config.drop_clip)}
-    drawn: dict[str, list[Tensor]] = {"sigma": [], "noise": [], **{name: [] for name in names}}
-    for i, seed in enumerate(batch["draw_seed"].tolist()):
-        source = torch.Generator().manual_seed(seed)
-        drawn["sigma"].append(
-            edm.sample_sigmas(1, p_mean=config.p_mean, p_std=config.p_std, generator=source)
-        )
-        drawn["noise"].append(torch.randn(batch["latents"][i : i + 1].shape, generator=source))
-        for name, (key, rate) in names.items():
-            drawn[name].append(conditioning.dropped(batch[key][i : i + 1], rate=rate, generator=source))
-    return {name: torch.cat(each) for name, each in drawn.items()}
+    samples = [
+        _drawn({name: each[i : i + 1] for name, each in batch.items()}, config)
+        for i in range(len(batch["draw_seed"]))
+    ]
+    return {name: torch.cat([each[name] for each in samples]) for name in samples[0]}
+
+
+def _drawn(one: Batch, config: TrainConfig) -> dict[str, Tensor]:
+    """The same of a batch of one sample."""
+    source = torch.Generator().manual_seed(one["draw_seed"].item())
+    drawn = {
+        "sigma": edm.sample_sigmas(1, p_mean=config.p_mean, p_std=config.p_std, generator=source),
+        "noise": torch.randn(one["latents"].shape, generator=source),
+    }
+    if "clip" not in one:
+        return {**drawn, "tokens": conditioning.dropped(one["text"], rate=config.drop_text, generator=source)}
+    if "ends" in one:
+        drawn["noise_aug"] = edm.sample_sigmas(1, **conditioning.NOISE_AUG, generator=source)
+        noisy = conditioning.augmented(one["ends"], strength=drawn["noise_aug"], generator=source)
+        one = {**one, "ends": noisy}
+    drawn["shown"] = conditioning.dropped(conditioning.shown(one), rate=config.drop_image, generator=source)
+    drawn["tokens"] = conditioning.dropped(one["clip"], rate=config.drop_clip, generator=source)
+    return drawn

@@ -29,11 +29,10 @@ from transformers import (
 from svd3d.errors import CheckpointError
 from svd3d.model import conditioning, edm, local_folder, vae
 from svd3d.model.checkpoints import read_json
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.model.sampling import network, without_loading_bars
 from svd3d.model.video_pipeline import hidden_states
 
-NOISE_AUG = {"p_mean": -3.0, "p_std": 0.5}
-"""Of the logarithm of the strength of the noise on the condition (SVD paper, appendix D)."""
 PARTS = ("vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor")
 FILES = ("*.json", "*.txt", "diffusion_pytorch_model.safetensors", "model.safetensors")
 """Of each part."""
@@ -53,6 +52,8 @@ class Encoders:
     tokenizer: Any | None
     image_pipeline: Any | None
     """Stock pipeline that knows how a picture is prepared for its image encoder."""
+    fills_in: bool
+    """Whether the model is shown the last frame as well as the first."""
     device: str
 
     @property
@@ -102,7 +103,7 @@ def encode(
 
     `chunk` bounds how many are encoded at once.
     """
-    strength = edm.sample_sigmas(conditions * variants, **NOISE_AUG, generator=generator)
+    strength = edm.sample_sigmas(conditions * variants, **conditioning.NOISE_AUG, generator=generator)
     noisy = conditioning.augmented(
         pixels[:conditions].repeat_interleave(variants, dim=0), strength=strength, generator=generator
     )
@@ -165,4 +166,5 @@ def _from_folder(folder: Path, *, dtype: torch.dtype, device: str) -> Encoders:
         image_pipeline = StableVideoDiffusionPipeline(
             parts["vae"], parts["image_encoder"], nothing, nothing, processor
         )
-    return Encoders(parts["vae"], parts["text_encoder"], tokenizer, image_pipeline, device)
+    fills_in = index.get("_class_name") == FrameInterpolationPipeline.__name__
+    return Encoders(parts["vae"], parts["text_encoder"], tokenizer, image_pipeline, fills_in, device)

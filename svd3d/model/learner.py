@@ -64,7 +64,7 @@ def select(unet: Any, config: TrainConfig) -> None:
     else:
         unet.requires_grad_(True)
     for name, parameter in unet.named_parameters():
-        if conditioning.sees_pictures(unet) and MOOT.search(name):
+        if conditioning.frames_seen(unet) == 1 and MOOT.search(name):
             parameter.requires_grad_(False)
 
 

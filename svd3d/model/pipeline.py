@@ -24,7 +24,7 @@ from svd3d.cameras import Cameras, Orbit
 from svd3d.errors import CheckpointError, ConfigError, ImageError
 from svd3d.model import conditioning as conditions
 from svd3d.model import sampling, vae
-from svd3d.model.conditioning import KINDS, Guidance, Kind
+from svd3d.model.conditioning import KINDS, Guidance
 from svd3d.model.sampling import MEGAPIXELS, OutputType, SamplingPipeline
 from svd3d.sample import Sample
 
@@ -99,11 +99,20 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
         unet: Any,
         scheduler: Any,
         feature_extractor: Any,
-        conditioning: Kind = "svd-mv",
+        conditioning: str = "svd-mv",
         max_guidance_scale: float = 2.5,
     ) -> None:
-        """`conditioning` and the default of `max_guidance_scale` are saved in `model_index.json`."""
+        """`conditioning` and the default of `max_guidance_scale` are saved in `model_index.json`.
+
+        Raises `CheckpointError` for a UNet that is not shown one picture.
+        """
         unet = conditions.prepare(unet, conditioning)
+        if seen := conditions.frames_seen(unet) - 1:
+            raise CheckpointError(
+                "unet: fills in the frames between two pictures; take svd3d video PICTURE --last PICTURE"
+                if seen > 0
+                else "unet: is told a text, not shown a picture; take svd3d video TEXT"
+            )
         super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
         self.register_to_config(conditioning=conditioning, max_guidance_scale=max_guidance_scale)
 
@@ -152,7 +161,7 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
         (views, orbits) without `return_dict`. Raises an `Svd3dError` for whatever is wrong, before any work.
         """
         # 0. Sizes, defaults and cameras; whatever is wrong is refused here
-        pictures = _pictures(image)
+        pictures = as_pictures(image)
         height, width = height or self.size, width or self.size
         parts = {
             "elevation_deg": elevation_deg,
@@ -264,7 +273,7 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
         return orbits
 
 
-def _pictures(image: Image.Image | list[Image.Image] | Tensor) -> list[Image.Image]:
+def as_pictures(image: Image.Image | list[Image.Image] | Tensor) -> list[Image.Image]:
     """Pictures in RGB over white: stock code resizes only pictures, not tensors, for the CLIP tower."""
     if isinstance(image, Tensor):
         image = _from_tensor(image)

@@ -15,6 +15,7 @@ from torch import Tensor
 from svd3d.model import conditioning, vae
 from svd3d.model.checkpoints import Checkpoint
 from svd3d.model.conditioning import Kind
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.model.pipeline import SVDMVPipeline
 
 DECODED_AT_ONCE = 4
@@ -28,14 +29,15 @@ class Painter:
         """`start` has the other parts of the pipeline; `steps` are those of denoising."""
         device = next(unet.parameters()).device
         self.kind: Kind = kind
-        self.pipeline = SVDMVPipeline(
+        self.max_guidance_scale = float(start.max_guidance_scale)
+        both_ends = conditioning.frames_seen(unet) == 2
+        self.pipeline = (FrameInterpolationPipeline if both_ends else SVDMVPipeline)(
             vae=start.network("vae").to(device),
             image_encoder=None,
             unet=unet,
             scheduler=copy.deepcopy(start.scheduler),
             feature_extractor=None,
             conditioning=kind,
-            max_guidance_scale=start.max_guidance_scale,
         )
         self.pipeline.set_progress_bar_config(disable=True)
         self.steps = steps
@@ -56,14 +58,14 @@ class Painter:
         noise = torch.randn(true.shape, generator=generator).to(self.device)
         painted = pipeline.denoise(
             noise * pipeline.scheduler.init_noise_sigma,
-            batch["cond_latents"].to(self.device)[:, None].expand(-1, true.shape[1], -1, -1, -1),
+            conditioning.shown(batch).to(self.device),
             batch["clip"].to(self.device),
             conditioning.time_ids_of(self.kind, batch).to(self.device),
             scales=conditioning.guidance_scales(
                 true.shape[1],
                 shape="linear" if self.kind == "svd" else "triangular",
                 min_scale=1.0,
-                max_scale=float(pipeline.config["max_guidance_scale"]),
+                max_scale=self.max_guidance_scale,
             ),
         )
         return self._decoded(painted), self._decoded(true)

@@ -20,6 +20,8 @@ from svd3d.model.checkpoints import Checkpoint, Weights
 
 FRAMES = 14
 """Of the videos that the paper's first video models learn from (appendix D.2)."""
+INTERPOLATED_FRAMES = 5
+"""First and last are given, three are filled in (appendix D.5)."""
 
 
 def is_stable_diffusion(folder: Path) -> bool:
@@ -64,9 +66,24 @@ def image_to_video(checkpoint: Checkpoint, *, image_encoder: str) -> Checkpoint:
     The latents of the picture add zero at the start, and its token from `image_encoder`, as for
     `from_stable_diffusion`, takes the place of the text.
     """
+    return _shown(checkpoint, 0, image_encoder=image_encoder)
+
+
+def interpolation(checkpoint: Checkpoint, *, image_encoder: str) -> Checkpoint:
+    """A text-to-video model as the start of one that fills in frames (SVD paper, section 4.4), of 5 frames.
+
+    As `image_to_video`, but the UNet is shown both ends and a channel that marks them.
+    """
+    made = _shown(checkpoint, 1, image_encoder=image_encoder)
+    made.networks["unet"].register_to_config(num_frames=INTERPOLATED_FRAMES)
+    return made
+
+
+def _shown(checkpoint: Checkpoint, marks: int, *, image_encoder: str) -> Checkpoint:
+    """A text-to-video model that takes latents of pictures and `marks` more channels, all with zeros."""
     assert checkpoint.text is not None, "asked only of text-to-video"
     unet, weights = checkpoint.networks["unet"], checkpoint.weights["unet"]
-    config = {**unet.config, "in_channels": unet.config["in_channels"] + unet.config["out_channels"]}
+    config = {**unet.config, "in_channels": 2 * unet.config["out_channels"] + marks}
     stem = checkpoints.zero_padded(weights["conv_in.weight"], config["in_channels"])
     return _seeing(
         {**checkpoint.networks, "unet": checkpoints.empty("unet", config)},

@@ -88,7 +88,7 @@ class SamplingPipeline(DiffusionPipeline):
     def denoise(
         self,
         sample: Float[Tensor, "b v c h w"],
-        condition: Float[Tensor, "b v c h w"] | None,
+        condition: Float[Tensor, "b v k h w"] | None,
         embeddings: Float[Tensor, "b l d"],
         time_ids: Float[Tensor, "b *n"],
         *,
@@ -97,8 +97,8 @@ class SamplingPipeline(DiffusionPipeline):
     ) -> Float[Tensor, "b v c h w"]:
         """All steps of the scheduler, from `sample`, its first noise, under the guidance of each frame.
 
-        `condition` are the latents of the picture, not scaled, where the UNet sees one. Where no frame is
-        guided, the unconditional half, for which all conditions are zeros, is not computed.
+        `condition` is what the UNet sees beside the noisy latents, of `conditioning.shown`, if it does. Where
+        no frame is guided, the unconditional half, for which all conditions are zeros, is not computed.
         """
         kind = self.conditioning
         self._guidance_scale = scales = scales.to(sample)[:, None, None, None]

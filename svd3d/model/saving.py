@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from svd3d import runs
 from svd3d.errors import CheckpointError, OutputError
 from svd3d.model import checkpoints
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.model.video_pipeline import TextToVideoPipeline
 from svd3d.settings import TrainConfig
 
@@ -101,15 +102,16 @@ def link_frozen(base: Path, folder: Path, *, learns: str, conditioning: str | No
     """The parts of the pipeline `base` that do not learn: hard links to its files where the disk can.
 
     `conditioning` is that of the pipeline now, if it changes; that of `svd` is diffusers' own pipeline, or
-    `TextToVideoPipeline`.
+    one for videos of ours.
     """
     for part in PARTS:
         if part != learns and (base / part).is_dir():
             shutil.copytree(base / part, folder / part, copy_function=_link)
     index = checkpoints.read_json(base / "model_index.json")
     if conditioning == "svd":
-        kind = TextToVideoPipeline if checkpoints.is_told_texts(base) else StableVideoDiffusionPipeline
-        index["_class_name"] = kind.__name__
+        ours = (TextToVideoPipeline.__name__, FrameInterpolationPipeline.__name__)
+        if index["_class_name"] not in ours:
+            index["_class_name"] = StableVideoDiffusionPipeline.__name__
     elif conditioning is not None:
         index |= {"_class_name": "SVDMVPipeline", "conditioning": conditioning}
     runs.write_json(folder / "model_index.json", index)

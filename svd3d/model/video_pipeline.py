@@ -1,7 +1,8 @@
-"""Videos from a text or a picture: `TextToVideoPipeline`, and which pipeline a model folder is of.
+"""Videos from texts or pictures: `TextToVideoPipeline`, and which pipeline a model folder is of.
 
 Image-to-video needs no pipeline of its own: `SVDMVPipeline` of conditioning `svd` gives what stock
-`StableVideoDiffusionPipeline` gives, from its weights as they were published.
+`StableVideoDiffusionPipeline` gives, from its weights as they were published. Both ends of a video are for
+`svd3d.model.interpolation_pipeline`.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -30,11 +31,12 @@ from transformers import CLIPTextModel
 from svd3d.errors import CheckpointError, ConfigError
 from svd3d.model import conditioning as conditions
 from svd3d.model import local_folder, sampling, vae
-from svd3d.model.conditioning import Guidance, Kind
+from svd3d.model.conditioning import Guidance
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.model.sampling import OutputType, SamplingPipeline
 
-Takes = Literal["text", "picture"]
+Takes = Literal["text", "picture", "pair of pictures"]
 """What a model makes a video of."""
 
 
@@ -60,7 +62,7 @@ class TextToVideoPipeline(SamplingPipeline):
         tokenizer: Any,
         unet: Any,
         scheduler: Any,
-        conditioning: Kind = "svd",
+        conditioning: str = "svd",
     ) -> None:
         """`conditioning` is what the UNet is told besides the text: the frame rate and the motion."""
         super().__init__()
@@ -180,11 +182,11 @@ def hidden_states(
 
 def load(
     model: str, *, takes: Takes, dtype: torch.dtype = torch.float32
-) -> SVDMVPipeline | TextToVideoPipeline:
-    """The pipeline of a folder or a hub id that makes videos of texts or of pictures; safetensors only.
+) -> SVDMVPipeline | TextToVideoPipeline | FrameInterpolationPipeline:
+    """The pipeline of a folder or a hub id that makes videos of what `takes` says; safetensors only.
 
-    Which of them it is, its parts tell: it has a text encoder or an image encoder. Raises `CheckpointError`
-    for one of the other kind, with what to do.
+    Which of them it is, its model_index.json tells. Raises `CheckpointError` for one of another kind, with
+    what to do.
     """
     found = _takes(model)
     if found != takes:
@@ -193,6 +195,8 @@ def load(
         )
     if takes == "text":
         return TextToVideoPipeline.load(model, dtype=dtype)
+    if takes == "pair of pictures":
+        return FrameInterpolationPipeline.load(model, dtype=dtype)
     return SVDMVPipeline.load(model, dtype=dtype, conditioning="svd")
 
 
@@ -222,4 +226,6 @@ def _takes(model: str) -> Takes:
             f"{model}: its UNet is {kind_of('unet')}, expected {UNetSpatioTemporalConditionModel.__name__}; "
             "pass a Stable Video Diffusion"
         )
+    if index.get("_class_name") == FrameInterpolationPipeline.__name__:
+        return "pair of pictures"
     return "text" if kind_of("text_encoder") else "picture"

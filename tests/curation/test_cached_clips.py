@@ -21,8 +21,11 @@ from svd3d.data import clips, latents, shards
 from svd3d.data.dataset import Batches
 from svd3d.data.latents import ClipLatents, Latents
 from svd3d.errors import CheckpointError, ConfigError, InputError
+from svd3d.model import tiny
+from svd3d.model.interpolation_pipeline import FrameInterpolationPipeline
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import CacheConfig, CacheVerifyConfig
+from tests.trainings import small_unet
 from tests.videos import text_encoder, write_tokenizer
 
 HEIGHT, WIDTH, FRAMES = 32, 48, 3
@@ -206,6 +209,27 @@ def test_a_model_with_an_image_encoder_gives_the_first_frame_as_condition(settin
     assert (apart > 0.01).all()
     with pytest.raises(InputError, match="holds clips, expected orbits"):
         Latents.open(tmp_path)
+
+
+def test_a_model_that_fills_in_frames_gives_both_ends_as_conditions(settings, curated, tmp_path):
+    """And noise in pixels is not encoded: that of their latents is drawn in training."""
+    parts = tiny.components(time_ids=3)
+    filling = small_unet(time_ids=3, in_channels=2 * tiny.LATENT_CHANNELS + 1)
+    pipeline = FrameInterpolationPipeline(**{**parts, "unet": filling})
+    pipeline.save_pretrained(tmp_path / "model")
+    run(settings, tmp_path / "cache", model=str(tmp_path / "model"))
+    opened = ClipLatents.open(tmp_path / "cache")
+    (row,) = opened.rows(["b-0000"])
+    frames = next(iter(windows.read(curated / row.video, [_window_clip("b", 0)], _plan())))[1].images
+    embeddings = [
+        pipeline._encode_image(Image.fromarray(frames[end]), "cpu", 1, False)[0, 0] for end in (0, -1)
+    ]
+    torch.testing.assert_close(row.clip, torch.stack(embeddings), **CLOSE)
+    assert row.cond_latents is row.noise_aug is None
+    batch = next(iter(Batches(opened, seed=0, global_batch=2, micro_batch=2, held_out=0.0)))
+    assert torch.equal(batch["ends"], batch["latents"][:, [0, -1]])
+    assert batch["clip"].shape == (2, 2, 32)
+    assert not batch["noise_aug"].any()
 
 
 def _window_clip(video, number):

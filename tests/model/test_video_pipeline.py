@@ -280,22 +280,46 @@ def test_the_start_from_stable_diffusion_gives_its_image_on_every_frame(sd21, st
         torch.testing.assert_close(film, expected, rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def image_encoder(tmp_path_factory):
+    """A folder with one whose tokens are as wide as those of the texts."""
+    place = tmp_path_factory.mktemp("clip")
+    sizes = tiny.image_encoder().config.to_dict() | {"projection_dim": WIDTH}
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes)).save_pretrained(place / "image_encoder")
+    (place / "model_index.json").write_text("{}")
+    return str(place)
+
+
+@torch.no_grad()
+def test_the_start_of_frame_interpolation_does_not_look_at_the_ends_yet(
+    folder, pipeline, image_encoder, tmp_path
+):
+    """Told the hidden states of a text it gives what text-to-video gives; all that it is shown may learn."""
+    made = priors.interpolation(checkpoints.from_folder(folder), image_encoder=image_encoder)
+    checkpoints.write(made, tmp_path / "start")
+    start = video_pipeline.load(str(tmp_path / "start"), takes="pair of pictures")
+    assert start.unet.config.num_frames == 5
+    noisy, ends = torch.randn(1, *FRAMES, generator=seeded(7)), torch.randn(1, 2, *FRAMES[1:])
+    states, ids = torch.randn(1, 77, WIDTH, generator=seeded(8)), torch.tensor([[6.0, 127.0, 0.02]])
+    expected = pipeline.unet(noisy, 0.3, states, ids).sample
+    seen = torch.cat([noisy, conditioning.between(ends, 3)], dim=2)
+    torch.testing.assert_close(start.unet(seen, 0.3, states, ids).sample, expected, rtol=0, atol=1e-5)
+    with torch.enable_grad():
+        start.unet(seen, 0.3, states, ids).sample.square().sum().backward()
+    by_channel = start.unet.conv_in.weight.grad.abs().sum(dim=(0, 2, 3))
+    assert len(by_channel) == 2 * tiny.LATENT_CHANNELS + 1
+    assert (by_channel > 0).all()
+
+
 @torch.no_grad()
 def test_the_start_of_image_to_video_does_not_look_at_the_latents_of_the_picture_yet(
-    folder, pipeline, stock_folder, tmp_path
+    folder, pipeline, stock_folder, image_encoder, tmp_path
 ):
     """And is what diffusers opens; told the hidden states of a text it gives what text-to-video gives."""
     told_texts = checkpoints.from_folder(folder)
     with pytest.raises(CheckpointError, match=f"tokens of {WIDTH} numbers, those of .* have 32"):
         priors.image_to_video(told_texts, image_encoder=str(stock_folder))
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(**tiny.image_encoder().config.to_dict() | {"projection_dim": WIDTH})
-    )
-    encoder.save_pretrained(tmp_path / "clip/image_encoder")
-    (tmp_path / "clip/model_index.json").write_text("{}")
-    checkpoints.write(
-        priors.image_to_video(told_texts, image_encoder=str(tmp_path / "clip")), tmp_path / "start"
-    )
+    checkpoints.write(priors.image_to_video(told_texts, image_encoder=image_encoder), tmp_path / "start")
     start = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "start")
     assert type(start) is StableVideoDiffusionPipeline
     assert start.unet.config.num_frames == 3
@@ -315,7 +339,7 @@ def test_the_start_keeps_the_text_encoder_and_knows_its_size(sd21, start):
     after = dict(start.text_encoder.state_dict())
     assert all(torch.equal(after[name.removeprefix("text_model.")], each) for name, each in before.items())
     assert (start.unet.config.num_frames, start.size) == (priors.FRAMES, 16)
-    assert not conditioning.sees_pictures(start.unet)
+    assert conditioning.frames_seen(start.unet) == 0
     film = start("a cup", num_frames=2, num_inference_steps=1, generator=seeded()).frames
     assert film.shape == (1, 2, 16, 16, 3)
     assert np.isfinite(film).all()
