@@ -141,9 +141,9 @@ class VideoConfig:
     Default: 576 1024 for models as large as the published ones, else a square as high as what they learnt."""
     fps: int = 7
     """Frames per second: the model is told, and the file plays at this rate."""
-    motion: float | None = None
+    motion: float | Literal["unknown"] | None = None
     """How much shall move: the motion bucket of published models, 1 to 255, or the motion score of the clips
-    that a model learnt from. Default: 127 for pictures; texts and pairs of pictures come without."""
+    that a model learnt from. Default: 127 for pictures, `unknown` for texts and pairs of pictures."""
     noise_aug: float = 0.02
     """Standard deviation of the noise on a picture; more of it frees the video from the picture."""
     steps: int = 25
@@ -180,7 +180,8 @@ class VideoConfig:
             lora_and_weight(each)
         for name in ("motion", "noise_aug", "min_guidance", "max_guidance"):
             value = getattr(self, name)
-            check(value is None or 0 <= value < math.inf, f"{name} must be a number, at least 0; got {value}")
+            told = isinstance(value, int | float)
+            check(not told or 0 <= value < math.inf, f"{name} must be a number, at least 0; got {value}")
         last = self.seed + self.samples - 1
         check(
             self.seed >= 0 and last < 2**63, f"seeds must lie between 0 and 2^63; got {self.seed} to {last}"

@@ -27,8 +27,8 @@ PUBLISHED_SIZE = (576, 1024)
 NAME_LENGTH = 60
 """Of folders, without the numbers of samples."""
 MAX_GUIDANCE = {"text": 7.0, "picture": 3.0, "pair of pictures": 1.0}
-MOTION = {"text": None, "picture": 127.0, "pair of pictures": None}
-"""The motion bucket that stock Stable Video Diffusion is told; to others, it is not known."""
+STOCK_MOTION = 127.0
+"""The motion bucket that stock Stable Video Diffusion is told."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _make(
         "min_guidance_scale": least if config.min_guidance is None else config.min_guidance,
         "max_guidance_scale": largest,
         "fps": config.fps,
-        "motion_bucket_id": MOTION[takes] if config.motion is None else config.motion,
+        "motion_bucket_id": _motion(config, takes),
         "decode_chunk_size": loaded.preset.decode_chunk_size,
         "generator": [torch.Generator().manual_seed(config.seed)],
     }
@@ -283,6 +283,13 @@ def _make(
     return images.to_uint8(frames)
 
 
+def _motion(config: VideoConfig, takes: "Takes") -> float | None:
+    """What the model is told; None: nobody knows."""
+    if config.motion == "unknown" or (config.motion is None and takes != "picture"):
+        return None
+    return STOCK_MOTION if config.motion is None else config.motion
+
+
 def _write(folder: Path, frames: UInt8[np.ndarray, "t h w 3"], config: VideoConfig, source: _Source) -> None:
     """The film, its frames, and what it is of."""
     (folder / "frames").mkdir()
@@ -298,7 +305,7 @@ def _write(folder: Path, frames: UInt8[np.ndarray, "t h w 3"], config: VideoConf
         "height": height,
         "width": width,
         "fps": config.fps,
-        "motion": MOTION[source.takes] if config.motion is None else config.motion,
+        "motion": _motion(config, source.takes),
         "steps": config.steps,
         "seed": config.seed,
     }

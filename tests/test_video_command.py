@@ -22,6 +22,7 @@ from svd3d.curation.video import probe
 from svd3d.data import latents
 from svd3d.errors import CheckpointError, ConfigError, InputError
 from svd3d.model import lora, tiny
+from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.model.video_pipeline import TextToVideoPipeline
 from svd3d.settings import ConvertConfig, TrainConfig, VideoConfig
 from tests.test_train_clips import HEIGHT, TEXT, write_clips
@@ -109,6 +110,27 @@ def test_a_picture_becomes_the_video_that_diffusers_makes_of_its_middle(stock, p
     manifest = json.loads((made.folder / "manifest.json").read_text())
     assert manifest["inputs"]["picture"]["sha256"] == runs.sha256(pictures / "a.png")
     assert manifest["inputs"]["model"]["sha256"] == runs.sha256(stock)
+
+
+def test_motion_that_is_not_known_is_embedded_as_zeros(stock, pictures, tmp_path):
+    config = settings(pictures / "a.png", stock, tmp_path / "out", motion="unknown")
+    (made,) = run(config)
+    assert json.loads((made.folder / "video.json").read_text())["motion"] is None
+    pipeline = SVDMVPipeline.load(str(stock), conditioning="svd")
+    pipeline.set_progress_bar_config(disable=True)
+    middle = ImageOps.fit(Image.open(pictures / "a.png"), (48, 32), Image.Resampling.LANCZOS)
+    quick = {"height": 32, "width": 48, "num_views": 2, "num_inference_steps": 1, "guidance": "linear"}
+    quick |= {
+        "max_guidance_scale": 3.0,
+        "keep_input_view": False,
+        "generator": [torch.Generator().manual_seed(0)],
+    }
+    add = pipeline.unet.add_embedding.linear_1
+    with torch.no_grad():
+        width = add.in_features // 3
+        add.weight[:, width : 2 * width] = 0  # whatever is told
+    expected = pipeline([middle], **quick, motion_bucket_id=60.0).views[0]
+    assert np.array_equal(frames_of(made.folder), images.to_uint8(expected))
 
 
 def test_curation_reads_what_was_made(told_texts, tmp_path):

@@ -133,7 +133,7 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
         min_guidance_scale: float = 1.0,
         max_guidance_scale: float | None = None,
         fps: float = 7,
-        motion_bucket_id: float = 127,
+        motion_bucket_id: float | None = 127,
         noise_aug_strength: float | None = None,
         decode_chunk_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -154,11 +154,12 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
         picture itself (as SV3D's sampling does with its last view).
 
         `guidance` goes from `min_guidance_scale` to `max_guidance_scale` (the checkpoint's); it costs nothing
-        where all scales are 1. `noise_aug_strength` is that of the published model unless given.
-        `decode_chunk_size` bounds the memory of decoding. Give a list of generators to make each object
-        independent of the batch it is in. `latents` [b, v, c, h/8, w/8] is the first noise, with variance 1.
-        The callback gets and may return `{"latents": ...}` after each step. Returns `SVDMVPipelineOutput`, or
-        (views, orbits) without `return_dict`. Raises an `Svd3dError` for whatever is wrong, before any work.
+        where all scales are 1. `motion_bucket_id` None: the motion is not told. `noise_aug_strength` is that
+        of the published model unless given. `decode_chunk_size` bounds the memory of decoding. Give a list of
+        generators to make each object independent of the batch it is in. `latents` [b, v, c, h/8, w/8] is the
+        first noise, with variance 1. The callback gets and may return `{"latents": ...}` after each step.
+        Returns `SVDMVPipelineOutput`, or (views, orbits) without `return_dict`. Raises an `Svd3dError` for
+        whatever is wrong, before any work.
         """
         # 0. Sizes, defaults and cameras; whatever is wrong is refused here
         pictures = as_pictures(image)
@@ -183,7 +184,7 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
             max_guidance_scale=max_guidance_scale,
             noise_aug_strength=noise_aug_strength,
             fps=fps,
-            motion_bucket_id=motion_bucket_id,
+            motion_bucket_id=motion_bucket_id or 0,
         )
         sampling.check_latents(latents, shape)
         sampling.check_output(output_type, generators=generator, count=len(pictures), what="images")
@@ -207,7 +208,7 @@ class SVDMVPipeline(SamplingPipeline, StableVideoDiffusionPipeline):
             azimuths_deg=torch.tensor([each.azimuths_deg for each in orbits], dtype=torch.float64),
             noise_aug_strength=noise_aug_strength,
             fps=fps,
-            motion_bucket_id=motion_bucket_id,
+            motion_bucket_id=torch.nan if motion_bucket_id is None else motion_bucket_id,
         ).to(device)
 
         # 2. Noise levels and the first latents
