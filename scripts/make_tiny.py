@@ -13,7 +13,7 @@
     image         svd3d train configs/tiny/image.yaml, on single frames of the clips
     video         svd3d train configs/tiny/video.yaml, on the clips, from the image stage
     multi-view    svd3d train configs/tiny/multi-view.yaml, on the orbits, from the video stage
-    export        svd3d convert --dtype float16
+    export        svd3d convert --dtype float16 --max-guidance-scale 1
     gate          scripts/gate.py on the held-out objects
 
 Every command resumes, so this resumes; it ends with the first one that fails. `--from STAGE` and `--to STAGE`
@@ -157,7 +157,8 @@ def stages(plan: Plan, out: Path, *, folder: Path, processes: int) -> Iterator[t
     for stage, data in latents.items():
         yield stage, train(stage, model=before, data=data, processes=processes)
         before = trained[stage]
-    yield "export", [[*svd3d, "convert", before, "--out", folder, "--dtype", "float16"]]
+    export: Line = ["--dtype", "float16", "--max-guidance-scale", 1]
+    yield "export", [[*svd3d, "convert", before, "--out", folder, *export]]
     yield (
         "gate",
         [

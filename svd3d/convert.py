@@ -73,7 +73,8 @@ def run(config: ConvertConfig) -> Converted:
             checkpoints.write_weights(weights, temporary / ORIGINAL, dtype=dtype)
         else:
             if config.to == "svd3d":
-                checkpoint = checkpoints.multi_view(checkpoint, size=config.size)
+                scale = config.max_guidance_scale
+                checkpoint = checkpoints.multi_view(checkpoint, size=config.size, max_guidance_scale=scale)
             elif config.size is not None:
                 side = config.size // checkpoint.scale
                 checkpoint.networks["unet"].register_to_config(sample_size=side)

@@ -344,6 +344,9 @@ class ConvertConfig:
     """Number format of the weights; `source` keeps every bit."""
     size: int | None = None
     """Height and width of the views in pixels; default: 576, or what SOURCE makes views at already."""
+    max_guidance_scale: float | None = None
+    """Largest guidance that a multi-view model samples with unless it is told, 1 for none; default: that of
+    SOURCE, or 2.5."""
     image_encoder: str = "stabilityai/stable-video-diffusion-img2vid-xt"
     """Where SOURCE has none: hub id or folder of a pipeline whose image encoder, CLIP ViT-H/14, is taken."""
     seed: int = 0
@@ -355,6 +358,11 @@ class ConvertConfig:
         check(
             self.to != "text-to-video" or self.prior in ("auto", "sd21", "scratch"),
             f"prior: for text-to-video it is sd21 or scratch; got {self.prior}",
+        )
+        scale = self.max_guidance_scale
+        check(
+            scale is None or (self.to == "svd3d" and 0 <= scale < math.inf),
+            f"max_guidance_scale must be a number, at least 0, and of --to svd3d; got {scale} of {self.to}",
         )
         check(0 <= self.seed < 2**63, f"seed must lie between 0 and 2^63; got {self.seed}")
 

@@ -143,6 +143,17 @@ def test_scratch_of_tiny_is_a_tiny_that_has_learnt_nothing(tmp_path):
     assert SVDMVPipeline.load(str(tmp_path / "scratch")).size == 64
 
 
+def test_the_guidance_that_nobody_has_to_ask_for(stock, tmp_path):
+    def said(name, **settings):
+        made = convert.run(ConvertConfig(str(settings.pop("source", stock)), tmp_path / name, **settings))
+        return SVDMVPipeline.load(str(made.path)).config["max_guidance_scale"]
+
+    assert said("as-it-is") == 2.5
+    assert said("none", max_guidance_scale=1.0) == 1.0
+    assert said("kept", source=tmp_path / "none") == 1.0
+    assert said("more", source=tmp_path / "none", max_guidance_scale=3.0) == 3.0
+
+
 def test_scratch_of_svd_needs_no_weights_at_all(stock, tmp_path, monkeypatch):
     configs = {name: json.loads((stock / name / "config.json").read_text()) for name in original.FULL_SIZE}
     monkeypatch.setattr(original, "FULL_SIZE", configs)
@@ -166,6 +177,11 @@ def test_scratch_of_svd_needs_no_weights_at_all(stock, tmp_path, monkeypatch):
         (["PICKLE", "--prior", "sd21"], "needs a diffusers folder"),
         (["tiny", "--to", "original"], "only models of the architecture of SVD go back"),
         (["STOCK", "--size", "100"], "size must be a multiple of 8; got 100"),
+        (["STOCK", "--max-guidance-scale", "nan"], "max_guidance_scale must be a number, at least 0"),
+        (
+            ["STOCK", "--max-guidance-scale", "1", "--to", "original"],
+            "and of --to svd3d; got 1.0 of original",
+        ),
         (["STOCK", "--prior", "sd15"], "--prior"),
     ],
 )

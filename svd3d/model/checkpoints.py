@@ -241,14 +241,20 @@ def from_folder(folder: Path) -> Checkpoint:
 
 
 def multi_view(
-    checkpoint: Checkpoint, *, size: int | None = None, num_views: int | None = None
+    checkpoint: Checkpoint,
+    *,
+    size: int | None = None,
+    num_views: int | None = None,
+    max_guidance_scale: float | None = None,
 ) -> Checkpoint:
     """A checkpoint that makes views: stock SVD becomes the start of SVD-MV, others stay as they are.
 
     The elevation gets zero weights, so that step 0 equals stock; the orbit is the paper's, 21 views of 576
-    pixels. `size` is another height and width of the views, `num_views` another number of them. The networks
-    of `checkpoint` are changed.
+    pixels. `size` is another height and width of the views, `num_views` another number of them, and
+    `max_guidance_scale` another one. The networks of `checkpoint` are changed.
     """
+    if max_guidance_scale is not None:
+        checkpoint = replace(checkpoint, max_guidance_scale=max_guidance_scale)
     unet = checkpoint.networks["unet"]
     if checkpoint.kind == "svd":
         size, num_views = size or VIEW_SIZE, num_views or VIEWS
