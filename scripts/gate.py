@@ -44,7 +44,7 @@ METRICS = {"psnr": 2, "ssim": 3}
 VIEWS = range(1, 21)
 """The views that count."""
 PARTS = {"near": (1, 2, 19, 20), "side": (3, 4, 5, 6, 7, 14, 15, 16, 17, 18), "back": tuple(range(8, 14))}
-NUMBERED = re.compile(r"((.+)-\d{6})(-\d+)?")
+NUMBERED = re.compile(r"((.+)-\d{6,})(-\d+)?")
 """The name of a sample folder: its object, the family of that, and which orbit it is."""
 SHOWN_VIEWS = [3, 6, 9, 12, 15, 18]
 SHOWN_OBJECTS = 3

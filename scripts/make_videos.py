@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -305,9 +305,14 @@ def film(
     size: int,
     frames: int,
     generator: np.random.Generator,
+    background: Background | None = None,
 ) -> tuple[np.ndarray, list[list[str]]]:
-    """Frames uint8 [t, h, w, 3], and the names of the main colours that are seen of each actor."""
-    sky, background = raycast.Sky.random(generator), Background.draw(shot.background, generator)
+    """Frames uint8 [t, h, w, 3], and the names of the main colours that are seen of each actor.
+
+    The background is drawn, as the shot says, unless it is given.
+    """
+    sky = raycast.Sky.random(generator)
+    background = background or Background.draw(shot.background, generator)
     cameras = cameras_of(shot, size=size, frames=frames)
     layers: list[list[tuple[float, raycast.Seen, np.ndarray]]] = [[] for _ in range(frames)]
     names = []
@@ -444,6 +449,19 @@ def row_of(truth: dict[str, Any]) -> table.Clip:
     )
 
 
+def write_table(path: Path, truths: Iterable[dict[str, Any]], *, videos: Path) -> None:
+    """A table of clips from lines of truth.jsonl, whose files are relative to the folder `videos`."""
+    table.write(
+        path,
+        map(row_of, truths),
+        facts=lambda: {
+            "videos": str(videos.resolve()),
+            "caption_probabilities": table.CAPTIONS,
+            "not_computed": {name: "made by scripts/make_videos.py" for name in NOT_SCORED},
+        },
+    )
+
+
 def make_clips(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The truth about every clip; those that are not there yet are made."""
     told = args.out / "truth.jsonl"
@@ -480,16 +498,8 @@ def main() -> None:
     try:
         output_folder(args.out / "clips")
         made = make_clips(trained_objects(args.objects), args)
-        rows = map(row_of, console.progress(made, label="clips", total=args.count))
-        table.write(
-            args.out / table.NAME,
-            rows,
-            facts=lambda: {
-                "videos": str(args.out.resolve()),
-                "caption_probabilities": table.CAPTIONS,
-                "not_computed": {name: "made by scripts/make_videos.py" for name in NOT_SCORED},
-            },
-        )
+        told = console.progress(made, label="clips", total=args.count)
+        write_table(args.out / table.NAME, told, videos=args.out)
     except Svd3dError as error:
         sys.exit(str(error))
 

@@ -21,11 +21,8 @@ thread for each of --jobs processes, and needs 4 GB of disk.
 import argparse
 import dataclasses
 import json
-import multiprocessing
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,19 +30,32 @@ from typing import Any
 import numpy as np
 import torch
 from objects import families
-from scipy import stats
+from studies.common import (
+    SCRIPTS,
+    Estimate,
+    as_table,
+    bold,
+    certain,
+    check,
+    each_of,
+    encode,
+    estimate,
+    last_checkpoint,
+    learn,
+    script,
+    told,
+)
 
 from render import run as render
 from render.config import RenderConfig
-from svd3d import cache, console, evaluate, generate, runs, sample, train
+from svd3d import console, evaluate, generate, runs, sample
 from svd3d.cameras import DEFAULT_VIEWS
 from svd3d.config import plain, read_recipe
-from svd3d.errors import InputError, Svd3dError, require
+from svd3d.errors import Svd3dError, require
 from svd3d.metrics.report import Row, by_object
 from svd3d.model import checkpoints, saving, tiny
 from svd3d.settings import CacheConfig, EvaluateConfig, GenerateConfig, TrainConfig
 
-SCRIPTS = Path(__file__).resolve().parent
 RECIPES = SCRIPTS.parent / "configs/tiny"
 PRIORS = {"video": ("image", "video"), "image": ("image", "image"), "none": ()}
 """The recipes that each start has learnt by, one after the other; the first stage is the same run."""
@@ -179,16 +189,11 @@ def learning(
     return TrainConfig(**{**read_recipe(TrainConfig, RECIPES / f"{recipe}.yaml"), **common, **settings})
 
 
-def last_checkpoint(config: TrainConfig) -> Path:
-    """The model that a training ends with."""
-    return config.out / saving.FOLDER / f"step-{config.max_train_steps}"
-
-
 def make_orbits(out: Path, plan: Plan) -> None:
     """Orbits to train on, and their latents."""
     folder = out / "data/orbits"
     render_objects(folder, plan.known_families, count=plan.orbits, seed=SEEDS["orbits"])
-    encode(CacheConfig(folder / "views", folder / "latents", backgrounds=("white",)))
+    encode(CacheConfig(folder / "views", folder / "latents", backgrounds=("white",), device="cpu"))
 
 
 def make_clips(out: Path, plan: Plan) -> None:
@@ -198,7 +203,8 @@ def make_clips(out: Path, plan: Plan) -> None:
     script(
         "make_videos.py", folder / "objects.jsonl", out=folder / "films", count=plan.clips, frames=CLIP_FRAMES
     )
-    encode(CacheConfig(folder / "films", folder / "latents", clip_size=size, clip_frames=CLIP_FRAMES))
+    films = CacheConfig(folder / "films", folder / "latents", clip_size=size, clip_frames=CLIP_FRAMES)
+    encode(dataclasses.replace(films, device="cpu"))
 
 
 def make_truth(out: Path, plan: Plan) -> None:
@@ -236,22 +242,6 @@ def render_objects(folder: Path, names: Sequence[str], *, count: int, seed: int)
     script("make_orbits.py", objects, out=folder / "views", size=tiny.SIZE, start_deg="any")
 
 
-def script(name: str, *words: object, **options: object) -> None:
-    """Run `scripts/NAME WORDS --option value ...`, which resumes; end with it if it fails."""
-    line = [sys.executable, str(SCRIPTS / name), *map(str, words)]
-    for option, value in options.items():
-        values = value if isinstance(value, tuple) else (value,)
-        line += [f"--{option.replace('_', '-')}", *map(str, values)]
-    if code := subprocess.run(line, stdout=sys.stderr).returncode:
-        sys.exit(f"{name}: ended with code {code}; what it said is above")
-
-
-def encode(config: CacheConfig) -> None:
-    """Cache all of it."""
-    config = dataclasses.replace(config, device="cpu")
-    check(console.progress(cache.run(config), label=f"cache {config.views}", total=cache.count(config)))
-
-
 def real_orbits(real: Path, out: Path) -> list[Path]:
     """Sample folders as they are, or those that `svd3d render` makes of 3-D files."""
     if found := sample.find(real):
@@ -266,13 +256,6 @@ def spread(folders: Sequence[Path], count: int) -> list[Path]:
     if len(folders) <= count:
         return list(folders)
     return [folders[place] for place in np.linspace(0, len(folders) - 1, count).round().astype(int)]
-
-
-def check(results: Iterable[Any]) -> None:
-    """Go through the results of a stage. Raises `InputError` for the first that failed."""
-    for each in results:
-        if each.status == "failed":
-            raise InputError(f"{each.uid}: {each.message}; repair it, or start with another --out")
 
 
 def make_starts(folder: Path, *, seed: int) -> None:
@@ -293,14 +276,6 @@ def pretrain(chain: Chain, prior: str, stage: int) -> None:
     """One stage of a prior."""
     make_starts(runs.output_folder(chain.folder), seed=chain.seed)
     learn(chain.pretraining(prior, stage=stage))
-
-
-def learn(config: TrainConfig) -> None:
-    """Train, unless it is done."""
-    if left := train.steps_left(config):
-        label = "/".join(config.out.parts[-2:])
-        for _ in console.progress(train.run(config), label=label, total=left, unit="steps"):
-            pass
 
 
 def learn_orbits(chain: Chain, prior: str) -> None:
@@ -340,54 +315,8 @@ def paint(chain: Chain, model: Path, out: Path) -> None:
     evaluate.run(EvaluateConfig(pred=(views,), ref=truth, out=out, metrics=("psnr", "ssim"), device="cpu"))
 
 
-def each_of(tasks: Sequence[tuple[Callable[..., None], tuple[Any, ...]]], *, jobs: int) -> None:
-    """Call functions with their arguments, one after the other, or in so many processes."""
-    if jobs == 1:
-        for function, given in tasks:
-            function(*given)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        try:
-            for future in [pool.submit(function, *given) for function, given in tasks]:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-Estimate = Mapping[str, Any]
-"""`mean` and `interval`, [low, high] at 95 %, or None of a single number."""
-
 Report = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """By method, metric and object, one number a view."""
-
-
-def estimate(values: np.ndarray) -> Estimate:
-    """Of numbers [seeds, objects], for other seeds and other objects of the same kinds.
-
-    Both are random effects, crossed without replication: the variance of the mean comes from the mean squares
-    of seeds, of objects and of their interaction, components below zero being left out, and the degrees of
-    freedom are Satterthwaite's (1946). Where all numbers are of one seed, or of one object, it is Student's
-    interval over the others.
-    """
-    seeds, objects = values.shape
-    mean = values.mean()
-    by_seed, by_object = values.mean(axis=1) - mean, values.mean(axis=0) - mean
-    rest = values - mean - by_seed[:, None] - by_object
-    freedom = np.array([seeds - 1, objects - 1, (seeds - 1) * (objects - 1)]).clip(min=1)
-    sums = np.array([objects * (by_seed**2).sum(), seeds * (by_object**2).sum(), (rest**2).sum()])
-    squares = sums / freedom
-    above = squares[:2] > squares[2]
-    squares *= [*above, 1 - above.sum()]
-    half = 0.0
-    if variance := squares.sum():
-        degrees = variance**2 / (squares**2 / freedom).sum()
-        half = float(stats.t.ppf(0.975, degrees) * np.sqrt(variance / values.size))
-    mean = float(mean)
-    return {"mean": mean, "interval": [mean - half, mean + half] if values.size > 1 else None}
 
 
 def summarize(chains: Sequence[Chain]) -> dict[str, Any]:
@@ -577,23 +506,6 @@ in the paper; those of the image prior change nothing at first.
 """
 
 
-def told(value: Estimate, digits: int) -> str:
-    """Mean and interval as they stand in a table."""
-    ends = value["interval"] or []
-    return f"{value['mean']:.{digits}f}" + (f" [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else "")
-
-
-def bold(value: Estimate, digits: int) -> str:
-    """The same of a difference, in bold where it is certain."""
-    return f"**{told(value, digits)}**" if certain(value) else told(value, digits)
-
-
-def certain(difference: Estimate) -> bool:
-    """Whether the interval leaves out 0."""
-    ends = difference["interval"]
-    return ends is not None and not ends[0] <= 0 <= ends[1]
-
-
 def verdict(pair: str, difference: Estimate) -> str:
     """A paired difference in PSNR at the end, in words."""
     one, other = pair.split(" - ")
@@ -601,12 +513,6 @@ def verdict(pair: str, difference: Estimate) -> str:
         return f"Whether {one} or {other} is ahead is not certain: {pair} = {told(difference, 2)} dB."
     first, second = (one, other) if difference["mean"] > 0 else (other, one)
     return f"{first} is ahead of {second}: {pair} = {told(difference, 2)} dB."
-
-
-def as_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of which the first row is the heading."""
-    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def study(out: Path, plan: Plan, *, jobs: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`scripts/study_priors.py`: its intervals against scipy, and that its starts differ in nothing else."""
+"""`scripts/study_priors.py`: that its starts differ in nothing else, and what its page tells."""
 
 import dataclasses
 import importlib
@@ -27,40 +27,6 @@ def script():
 @pytest.fixture(scope="module")
 def chain(script, tmp_path_factory):
     return script.Chain(tmp_path_factory.mktemp("study"), script.Plan(), seed=3)
-
-
-def test_where_seeds_and_objects_add_up_the_interval_is_that_of_welch(script):
-    generator = np.random.default_rng(0)
-    of_seeds, of_objects = generator.normal(1, 2, 4), generator.normal(3, 1, 9)
-    found = script.estimate(of_seeds[:, None] + of_objects)
-    expected = stats.ttest_ind(of_seeds, -of_objects, equal_var=False).confidence_interval()
-    assert found["mean"] == pytest.approx(of_seeds.mean() + of_objects.mean())
-    assert found["interval"] == pytest.approx(tuple(expected))
-
-
-@pytest.mark.parametrize("shape", [(1, 7), (7, 1)])
-def test_a_single_seed_or_object_leaves_students_interval_over_the_others(script, shape):
-    values = np.random.default_rng(1).normal(size=shape)
-    expected = stats.ttest_1samp(values.ravel(), 0).confidence_interval()
-    assert script.estimate(values)["interval"] == pytest.approx(tuple(expected))
-    assert script.estimate(values[:1, :1]) == {"mean": values[0, 0], "interval": None}
-    assert script.estimate(np.full(shape, 2.0)) == {"mean": 2.0, "interval": [2.0, 2.0]}
-
-
-@pytest.mark.parametrize("spread", [(1.0, 1.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.2, 0.5), (0.1, 1.0, 1.0)])
-def test_the_interval_covers_what_it_says(script, spread):
-    """Of 400 studies with three seeds; below 0.925 are 2.3 standard errors."""
-    generator = np.random.default_rng(2)
-    ends = [
-        script.estimate(
-            sum(
-                size * generator.normal(size=shape)
-                for size, shape in zip(spread, ((3, 1), (1, 8), (3, 8)), strict=True)
-            )
-        )["interval"]
-        for _ in range(400)
-    ]
-    assert np.mean([low <= 0 <= high for low, high in ends]) > 0.925
 
 
 def test_the_starts_differ_in_what_mixes_frames_alone(script, chain):

@@ -1,0 +1,1 @@
+"""What the studies are made of: their worlds of clips, their small models, and what is common to all."""
