@@ -52,7 +52,7 @@ def test_the_same_draws_give_the_same_loss(script, setup, pipeline, batch, tmp_p
     config, drawn = setup.training(tmp_path), denoising.draw(batch, setup.training(tmp_path))
     fixed = torch.tensor([6.0, 127.0]).expand(2, 2)
     told = torch.stack([batch["noise_aug"], batch["elevations_deg"][:, 0]], dim=1)
-    inputs = (batch["latents"], drawn["cond_latents"], drawn["tokens"], torch.cat([fixed, told], dim=1))
+    inputs = (batch["latents"], drawn["shown"][:, 0], drawn["tokens"], torch.cat([fixed, told], dim=1))
     with torch.no_grad():
         expected, sigma = denoising.losses(pipeline.unet, "svd-mv", batch, config)
         found = script.edm_loss(pipeline.unet, *inputs, sigma, drawn["noise"])

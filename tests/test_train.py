@@ -253,7 +253,7 @@ def test_drop_outs_are_drawn_per_sample_and_independently(config, data):
         "draw_seed": torch.randint(2**62, (count,), generator=source),
     }
     drawn = denoising.draw(batch, rates)
-    image, clip = (1 - drawn[name].flatten() for name in ("cond_latents", "tokens"))
+    image, clip = (1 - drawn[name].flatten() for name in ("shown", "tokens"))
     spread = 4 * math.sqrt(0.25 / count)
     assert image.mean() == pytest.approx(0.3, abs=spread)
     assert clip.mean() == pytest.approx(0.6, abs=spread)

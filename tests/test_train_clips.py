@@ -24,6 +24,7 @@ from svd3d.model import checkpoints, conditioning, denoising, learner, saving
 from svd3d.model.denoising import Denoising
 from svd3d.model.pipeline import SVDMVPipeline
 from svd3d.settings import TrainConfig
+from tests import videos
 from tests.trainings import (
     CHANNELS,
     FRAMES,
@@ -58,9 +59,10 @@ def model(tmp_path_factory):
 def text_model(tmp_path_factory):
     """The same with a UNet that takes no picture and reads captions."""
     unet = small_unet(time_ids=3, in_channels=CHANNELS, cross_attention_dim=TEXT)
-    return save_model(
-        tmp_path_factory.mktemp("text"), unet=unet, vae=small_vae(channels=CHANNELS), conditioning="svd"
-    )
+    folder = tmp_path_factory.mktemp("text")
+    reader = videos.text_model(folder / "tokenizer", unet=unet, vae=small_vae(channels=CHANNELS))
+    reader.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
