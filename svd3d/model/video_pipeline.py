@@ -190,8 +190,9 @@ def load(
     """
     found = _takes(model)
     if found != takes:
+        how = "give the last one with --last" if found == "pair of pictures" else f"pass a {found}"
         raise CheckpointError(
-            f"{model}: makes videos of a {found}, and was given a {takes}; pass a {found}, or another --model"
+            f"{model}: makes videos of a {found}, and was given a {takes}; {how}, or another --model"
         )
     if takes == "text":
         return TextToVideoPipeline.load(model, dtype=dtype)

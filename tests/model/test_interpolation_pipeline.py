@@ -128,7 +128,7 @@ def test_what_cannot_be_is_refused_before_any_work(pipeline, pair, monkeypatch, 
 
 
 def test_it_is_not_taken_for_another_model_nor_another_for_it(folder, tmp_path):
-    with pytest.raises(CheckpointError, match="makes videos of a pair of pictures, and was given a picture"):
+    with pytest.raises(CheckpointError, match="and was given a picture; give the last one with --last"):
         video_pipeline.load(str(folder), takes="picture")
     unet = small_unet(time_ids=3, in_channels=7)
     with pytest.raises(
