@@ -14,7 +14,7 @@ repeats all but the data, from the first weights on. On the way, clips are sampl
 of combinations that no clip to learn from has shown; which way they move, how fast and in what colour is
 measured in their frames, and in true clips.
 
-Writes OUT/study.json, study.md, study.svg, study.png and index.html with strips of samples; running it again
+Writes OUT/study.json, study.md, study.svg, study.png, strips.png of samples and index.html; running it again
 resumes. About an hour on two CPU cores, with one thread for each of --jobs processes, and 2 GB of disk.
 --device cuda is for a GPU: a larger model, four times as many clips a step, and twice as many steps.
 """
@@ -22,7 +22,6 @@ resumes. About an hour on two CPU cores, with one thread for each of --jobs proc
 import argparse
 import base64
 import dataclasses
-import html
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,8 +66,8 @@ SEEDS = {"scraped": 0, "held-out": 500_000, "seen": 600_000}
 """Numbers of the first objects of each family: no object is in two of these."""
 AT_ONCE = 16
 """Clips that are sampled together."""
-SHOWN = 6
-"""Captions whose samples are on the page."""
+SHOWN, ACROSS = 6, 3
+"""Captions of each kind whose samples are on the page, and how many side by side."""
 
 
 @dataclass(frozen=True)
@@ -528,26 +527,32 @@ This is a narrow world of one object before white, and the autoencoder is that o
 """
 
 
-def page(first: Chain) -> str:
-    """index.html: the figure, and strips of samples of the first captions, none of them chosen."""
+def strips(first: Chain) -> Any:
+    """Frames of true clips and of samples after all steps of the first captions, none of them chosen."""
+    require("matplotlib", extra="train", reason="the strips of the study")
+    from matplotlib.figure import Figure
+
     rows = {"true": first.out / "data/truth", "decoded": first.out / "data/decoded"}
     rows |= {name: first.samples(name, step=first.plan.milestones[-1]) for name in ARMS}
-    sections = []
-    for part in PARTS:
-        sections.append(f"<h2>{part} captions</h2>")
-        for truth in truths(first.out, part)[:SHOWN]:
-            caption, strip = html.escape(truth["caption_video"]), f"{part}/{truth['id']}.png"
-            strips = "".join(
-                f'<div><span>{name}</span><img src="{embedded(folder / strip)}"></div>'
-                for name, folder in rows.items()
-            )
-            sections.append(f"<figure>{strips}<figcaption>{caption}</figcaption></figure>")
-    return PAGE.format(
-        figure=embedded(first.out / "study.png"),
-        count=SHOWN,
-        steps=first.plan.milestones[-1],
-        strips="\n".join(sections),
-    )
+    shown = [(part, truth) for part in PARTS for truth in truths(first.out, part)[:SHOWN]]
+    drawn = Figure(figsize=(13, 2.4 * -(-len(shown) // ACROSS)), layout="constrained")
+    axes = drawn.subplots(-(-len(shown) // ACROSS), ACROSS, squeeze=False)
+    for axis in axes.flat:
+        axis.tick_params(length=0)
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, (part, truth) in zip(axes.flat, shown, strict=False):
+        frames = [images.read(folder / part / f"{truth['id']}.png") for folder in rows.values()]
+        axis.imshow(np.concatenate(frames), interpolation="nearest")
+        axis.set_title(f"{truth['caption_video']} ({part})", fontsize="medium")
+    for axis in axes[:, 0]:
+        axis.set_yticks(tiny.SIZE * (np.arange(len(rows)) + 0.5), rows)
+    return drawn
+
+
+def page(out: Path, plan: Plan) -> str:
+    """index.html: the figure, and the strips."""
+    figure, samples = (embedded(out / f"{name}.png") for name in ("study", "strips"))
+    return PAGE.format(figure=figure, strips=samples, count=SHOWN, steps=plan.milestones[-1])
 
 
 PAGE = """\
@@ -556,15 +561,13 @@ PAGE = """\
 <title>Stages before multi-view</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; }}
-img {{ max-width: 100%; vertical-align: middle; image-rendering: pixelated; }}
-figure {{ margin: 1.5em 0; }}
-span {{ display: inline-block; width: 10em; font-size: 90%; }}
+img {{ max-width: 100%; }}
 </style>
 <h1>Stages before multi-view: images first, and curated clips</h1>
 <p>Numbers: <a href="study.md">study.md</a>.</p>
 <img src="{figure}">
 <p>The first {count} captions of each kind; samples are of the first seed after {steps} steps, not chosen.</p>
-{strips}
+<img src="{strips}">
 """
 
 
@@ -586,12 +589,12 @@ def study(out: Path, plan: Plan, *, jobs: int) -> dict[str, Any]:
     each_of([(learn_and_sample, (chain, name)) for chain in chains for name in ARMS], jobs=jobs)
     show_truth(out)
     found = summarize(chains)
-    drawn = figure(found)
-    for kind in ("svg", "png"):
-        with runs.atomic_file(out / f"study.{kind}") as path:
-            drawn.savefig(path, format=kind, dpi=130)
+    drawn = {"study.svg": figure(found), "study.png": figure(found), "strips.png": strips(chains[0])}
+    for name, each in drawn.items():
+        with runs.atomic_file(out / name) as path:
+            each.savefig(path, format=Path(name).suffix[1:], dpi=130)
     runs.write_file(out / "study.md", markdown(found))
-    runs.write_file(out / "index.html", page(chains[0]))
+    runs.write_file(out / "index.html", page(out, plan))
     runs.write_json(out / "study.json", found)
     return found
 

@@ -1,5 +1,6 @@
 """`scripts/study_stages.py`: its arms cost the same, nothing held out is learnt, and all of it runs."""
 
+import base64
 import dataclasses
 import importlib
 import itertools
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svd3d import runs, train
+from svd3d import images, runs, train
 from svd3d.curation import table
 from svd3d.data import latents
 from svd3d.data.dataset import Batches
@@ -163,13 +164,28 @@ def test_what_is_learnt_from_are_the_captions_of_the_clips(script, quick):
     np.testing.assert_allclose(batch["text"], expected, atol=2e-3)
 
 
-def test_samples_of_all_arms_begin_with_the_same_noise_and_are_on_the_page(script, quick):
+def test_strips_show_what_each_arm_makes_of_the_first_captions(script, quick):
+    chain, _ = quick
+    axes = script.strips(chain).axes
+    names = ["true", "decoded", *script.ARMS]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == names
+    folders = [chain.out / "data/truth", chain.out / "data/decoded"]
+    folders += [chain.samples(name, step=chain.plan.milestones[-1]) for name in script.ARMS]
+    for axis, part in zip(axes, script.PARTS, strict=False):
+        (truth,) = script.truths(chain.out, part)
+        assert axis.get_title() == f"{truth['caption_video']} ({part})"
+        (drawn,) = axis.get_images()
+        rows = np.split(np.asarray(drawn.get_array()), len(names))
+        for row, folder in zip(rows, folders, strict=True):
+            np.testing.assert_array_equal(row, images.read(folder / part / f"{truth['id']}.png"))
+
+
+def test_the_page_shows_the_figure_and_the_strips(script, quick):
     chain, _ = quick
     page = (chain.out / "index.html").read_text("utf-8")
-    for part in script.PARTS:
-        for truth in script.truths(chain.out, part):
-            assert page.count(f"<figcaption>{truth['caption_video']}</figcaption>") == 1
-    assert page.count('src="data:image/png;base64,') == 1 + 2 * (2 + len(script.ARMS))
+    assert re.findall(r'src="(.{22})', page) == ["data:image/png;base64,"] * 2
+    for name in ("study.png", "strips.png"):
+        assert base64.b64encode((chain.out / name).read_bytes()).decode() in page
 
 
 def test_running_it_again_learns_and_samples_nothing(script, quick, monkeypatch):
