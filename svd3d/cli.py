@@ -348,10 +348,24 @@ def _train(config: Any, output: Output) -> int:
             console.say(f"step {step.step}: held out: {told}")
         if step.checkpoint is not None:
             output.result(step.checkpoint, step=step.step, loss=step.loss, skipped=step.skipped)
-    model = shlex.quote(str(config.out / "checkpoints" / f"step-{config.max_train_steps}"))
-    following = f"svd3d generate IMAGE, or for models of videos svd3d video PROMPT, --model {model} --out DIR"
-    console.say(f"{config.out}: trained, see index.html. Next: {following}")
+    console.say(f"{config.out}: trained, see index.html. Next: {_after_training(config)}")
     return 0
+
+
+def _after_training(config: Any) -> str:
+    """The command that takes what was trained."""
+    folder = config.out / "checkpoints" / f"step-{config.max_train_steps}"
+    index = json.loads((folder / "model_index.json").read_bytes())
+    commands = {
+        "TextToVideoPipeline": "video TEXT",
+        "FrameInterpolationPipeline": "video FIRST --last LAST",
+        "StableVideoDiffusionPipeline": "video IMAGE",
+    }
+    multi_view = "video IMAGE" if index.get("conditioning") == "svd" else "generate IMAGE"
+    command = commands.get(index["_class_name"], multi_view)
+    if config.trains in ("autoencoder", "decoder"):
+        command = "cache VIEWS"
+    return f"svd3d {command} --model {shlex.quote(str(folder))} --out DIR"
 
 
 def _plan_train(config: Any) -> str:

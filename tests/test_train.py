@@ -519,7 +519,9 @@ def test_the_command_trains_a_model_that_generates(cached, model, tmp_path, caps
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", *map(str, words), "--learning_rate", "1e-4", "--train_batch_size", "2"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.split() == [str(out / "checkpoints/step-2")]
+    told = capsys.readouterr()
+    assert told.out.split() == [str(out / "checkpoints/step-2")]
+    assert f"Next: svd3d generate IMAGE --model {out / 'checkpoints/step-2'} --out DIR" in told.err
     assert (out / "manifest.json").is_file()
     with pytest.raises(SystemExit) as again:  # there is nothing left to do
         cli.main(["train", *map(str, words), "--learning_rate", "1e-4", "--train_batch_size", "2"])

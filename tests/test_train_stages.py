@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from scripts import stage_costs
+from svd3d import cli, train
 from svd3d import config as configs
-from svd3d import train
 from svd3d.data import latents
 from svd3d.data.dataset import Batches
 from svd3d.data.latents import ClipLatents
@@ -220,6 +220,8 @@ def test_a_recipe_in_miniature_makes_its_kind_of_model(miniature, name):
     assert changed
     assert all(map(LEARNS.get(name, bool), changed))
     assert (folder / "pytorch_lora_weights.safetensors").is_file() == (plan.trains == "lora")
+    takes = "TEXT" if told_texts else "FIRST --last LAST" if name in BOTH_ENDS else "IMAGE"
+    assert cli._after_training(plan) == f"svd3d video {takes} --model {folder} --out DIR"
 
 
 def test_adapters_that_learnt_nothing_are_an_error(miniature):
