@@ -15,18 +15,21 @@ from typing import Any
 import make_videos
 import numpy as np
 import raycast
-from objects import colours, textures
+from objects import textures
 
 from svd3d import runs
 from svd3d.cameras import DEFAULT_FOV_DEG
-from svd3d.model import tiny
 
+SIZE = 32
+"""Height and width of the frames in pixels; optical flow sees these motions in larger ones no better."""
 CAMERAS = ("still", "pans left", "zooms in", "still", "pans right", "zooms out")
 """Of clips in turn."""
 KINDS = {"still": "static", "pans": "pan", "zooms": "zoom"}
 """What `svd3d curate` calls them."""
 STRENGTHS = {"still": (0.0, 0.0), "pans": (0.0, 0.15), "zooms": (0.1, 0.4)}
 """Of these motions in `make_videos.AMOUNTS`: they can be seen, and most of the first frame stays in view."""
+TONES = ((40, 55, 90), (255, 255, 255))
+"""Of backgrounds, RGB of 255."""
 SMALLER, SLOWER = 0.55, 0.5
 """Than in `make_videos.py` are the objects, and their own motion."""
 SIGNS = {"": 0, "left": -1, "right": 1, "out": -1, "in": 1}
@@ -69,7 +72,7 @@ def make(world: World, out: Path, part: int = 0, parts: int = 1) -> None:
             frames, _ = make_videos.film(
                 shot,
                 [raycast.read(places[actor.uid]) for actor in shot.actors],
-                size=tiny.SIZE,
+                size=SIZE,
                 frames=world.frames,
                 generator=generator,
                 background=_bold(generator),
@@ -109,9 +112,8 @@ def _shot(
 
 
 def _bold(generator: np.random.Generator) -> make_videos.Background:
-    """Smooth shapes in two colours that stand out against each other."""
-    colour = colours.paint(generator)
+    """Smooth dark shapes before white. All clips share the two tones, which an autoencoder learns soon."""
     field = textures.waves(generator, 0.12, 0.12)
     low, high = np.quantile(field, (0.15, 0.85))
-    picture = textures.ramp((field - low) / (high - low), (colour, colours.second_paint(generator, colour)))
+    picture = textures.ramp((field - low) / (high - low), TONES)
     return make_videos.Background(raycast.SRGB_TO_LINEAR[picture], across_deg=60.0)

@@ -101,7 +101,7 @@ def classify(pairs: Sequence[FlowPair]) -> CameraMotion:
 
 def _step(pair: FlowPair) -> _Step | None:
     """The camera between the two samples of a pair, or None where it cannot be told."""
-    cells = _cells(pair)
+    cells = cells_of(pair)
     seen = (np.abs(cells + pair.flow) < np.array(pair.extent) / 2).all(axis=-1)
     start, flow = cells[seen], pair.flow[seen]
     fitted = fit(start, flow) if pair.texture >= TEXTURE and seen.mean() > IN_VIEW else None
@@ -134,7 +134,7 @@ def fit(start: Float[np.ndarray, "n 2"], flow: Float32[np.ndarray, "n 2"]) -> Fl
     return fitted
 
 
-def _cells(pair: FlowPair) -> Float[np.ndarray, "h w 2"]:
+def cells_of(pair: FlowPair) -> Float[np.ndarray, "h w 2"]:
     """The centres of the cells, x right and y down from that of the picture, in the unit of the flow."""
     height, width = pair.flow.shape[:2]
     rows, columns = np.indices((height, width), dtype=np.float64)
