@@ -15,7 +15,7 @@ of combinations that no clip to learn from has shown; which way they move, how f
 measured in their frames, and in true clips.
 
 Writes OUT/study.json, study.md, study.svg, study.png, strips.png of samples and index.html; running it again
-resumes. About an hour on two CPU cores, with one thread for each of --jobs processes, and 2 GB of disk.
+resumes. About 75 minutes on two CPU cores, with one thread for each of --jobs processes, and 2 GB of disk.
 --device cuda is for a GPU: a larger model, four times as many clips a step, and twice as many steps.
 """
 
@@ -91,7 +91,7 @@ PAIRS = (("image-then-video", "video-alone"), ("image-then-video", "uncurated"))
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. As it stands: about an hour on two CPU cores."""
+    """How much of everything. As it stands: about 75 minutes on two CPU cores."""
 
     seeds: int = 3
     objects: int = 240
