@@ -12,7 +12,7 @@ of each (`svd3d train`):
 Then both fill in three frames of clips whose captions were held out, and of others. PSNR and SSIM of these
 frames are compared with what needs no model: the nearer end, and a blend of both.
 
-Writes OUT/study.json, study.md and strips.png; running it again resumes. About ten minutes on two CPU cores.
+Writes OUT/study.json, study.md and strips.png; running it again resumes. About 15 minutes on two CPU cores.
 """
 
 import argparse
@@ -67,7 +67,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. As it stands: about ten minutes on two CPU cores."""
+    """How much of everything. As it stands: about 15 minutes on two CPU cores."""
 
     milestones: tuple[int, ...] = (200, 600)
     """Steps after which frames are filled in; the last one ends the training."""
