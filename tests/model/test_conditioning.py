@@ -112,7 +112,10 @@ def test_the_width_is_saved(widened, tmp_path):
     again = UNetSpatioTemporalConditionModel.from_pretrained(tmp_path)
     assert again.config["projection_class_embeddings_input_dim"] == 4 * 32
     assert conditioning.count_time_ids(again) == 4
-    assert torch.equal(denoise(again, ids(20.0)), denoise(widened, ids(20.0)))
+    weights = again.state_dict()
+    assert all(torch.equal(weights[name], each) for name, each in widened.state_dict().items())
+    # equal weights at other places in memory may be added up in another order
+    torch.testing.assert_close(denoise(again, ids(20.0)), denoise(widened, ids(20.0)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -102,7 +102,13 @@ def test_saved_and_loaded_it_is_the_same_and_the_encoders_know_what_it_is(pipeli
     expected = pipeline(*pair, **QUICK, generator=seeded()).frames
     loaded = video_pipeline.load(str(folder), takes="pair of pictures")
     loaded.set_progress_bar_config(disable=True)
-    assert np.array_equal(loaded(*pair, **QUICK, generator=seeded()).frames, expected)
+    for name in pipeline.networks:
+        kept = getattr(loaded, name).state_dict()
+        for key, tensor in getattr(pipeline, name).state_dict().items():
+            assert torch.equal(kept[key], tensor), (name, key)
+    # equal weights at other places in memory may be added up in another order
+    found = loaded(*pair, **QUICK, generator=seeded()).frames
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert encoders.load(str(folder), dtype=torch.float32, device="cpu").fills_in
     checkpoint = checkpoints.from_folder(folder)
     assert (checkpoint.kind, checkpoint.told) == ("svd", "pair of pictures")
