@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,8 @@ from svd3d.errors import ConfigError, InputError, OutputError
 
 PACKAGES = ("svd3d", "torch", "diffusers", "transformers", "numpy", "trimesh", "bpy")
 """Packages whose versions every manifest records when they are installed."""
+LOCK_GRACE_S = 1.0
+"""For so long a lock is tried: what a killed process had just begun to start may hold it for a moment."""
 UNFINISHED = ".svd3d.tmp"
 """Hidden folder beside finished ones, in which new ones are filled."""
 
@@ -337,16 +340,26 @@ def _held(path: Path, *, shared: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with _named(path.parent):
             file = stack.enter_context(open(path, "a+", encoding="utf-8"))
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                use = f"{path.parent}: in use by {file.read().strip() or 'another process'}"
-                raise OutputError(f"{use}; wait for it to end or choose another --out") from error
+            until = time.monotonic() + LOCK_GRACE_S
+            while not _locked(file, shared=shared):
+                if time.monotonic() > until:
+                    file.seek(0)
+                    use = f"{path.parent}: in use by {file.read().strip() or 'another process'}"
+                    raise OutputError(f"{use}; wait for it to end or choose another --out")
+                time.sleep(0.05)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
         yield
+
+
+def _locked(file: io.TextIOWrapper, *, shared: bool) -> bool:
+    """Take the lock of a file, unless somebody holds it."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def same_settings(folder: Path, config: Any, *, ignore: Iterable[str] = ()) -> None:
