@@ -11,8 +11,8 @@ another training of it: seeds take them in turns.
 
 --train-small makes all that is needed by the project's own commands: clips whose cameras pan, zoom or stand
 still, curated; an autoencoder and an image-to-video model on all of them; and for each seed a LoRA on those
-that each camera preset selects. Under an hour with --jobs 2 on two cores; on a GPU there are more clips, and
-trainings are longer.
+that each camera preset selects. By estimate under an hour with --jobs 2 on two cores; on a GPU there are more
+clips, and trainings are longer.
 
 Writes OUT/study.json, study.md and index.html, with frames; running it again resumes.
 """

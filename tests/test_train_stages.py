@@ -222,6 +222,8 @@ def test_a_recipe_in_miniature_makes_its_kind_of_model(miniature, name):
     assert (folder / "pytorch_lora_weights.safetensors").is_file() == (plan.trains == "lora")
     takes = "TEXT" if told_texts else "FIRST --last LAST" if name in BOTH_ENDS else "IMAGE"
     assert cli._after_training(plan) == f"svd3d video {takes} --model {folder} --out DIR"
+    decoder = dataclasses.replace(plan, trains="decoder")
+    assert cli._after_training(decoder) == f"svd3d cache VIEWS --model {folder} --out DIR"
 
 
 def test_adapters_that_learnt_nothing_are_an_error(miniature):

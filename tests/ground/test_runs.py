@@ -1,6 +1,7 @@
 """Nothing or a whole thing: files, folders, ledgers and locks under errors, kills and full disks."""
 
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -458,6 +459,15 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path):
     owner = f"process {os.getpid()} on {platform.node()}"
     assert refused == f"{tmp_path}: in use by {owner}; wait for it to end or choose another --out"
     assert run(LOCK, tmp_path).stdout.strip() == "got it"
+
+
+def test_a_lock_that_is_let_go_within_a_moment_is_waited_for(tmp_path):
+    with open(tmp_path / ".lock", "a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        letting_go = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
+        letting_go.start()
+        with runs.lock(tmp_path):
+            letting_go.join()
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
