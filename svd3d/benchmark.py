@@ -43,7 +43,8 @@ Render = Callable[["RenderConfig"], Iterable[Any]]
 SHOWN = 12
 """Objects with pictures on the page."""
 UNFAMILIAR = (
-    "trained on toy cars only, so its numbers show that the commands work, not what the method can do"
+    "trained on toy cars and toy furniture only, so its numbers show that the commands work, not what the "
+    "method can do"
 )
 
 

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from svd3d.metrics.report import MetricReport
 
 _UNFAMILIAR = (
-    "The bundled model was trained on toy cars only and has never seen anything like this object, so its "
-    "views are not a fair picture of the method; the mesh beside it is made from the rendered views."
+    "The bundled model was trained on toy cars and toy furniture only and has never seen anything like this "
+    "object, so its views are not a fair picture of the method; the mesh beside it is made from the rendered "
+    "views."
 )
-_FAMILIAR = "The bundled model was trained on toy cars; this one was held out from its training."
+_FAMILIAR = (
+    "The bundled model was trained on toy cars and toy furniture; this car was held out from its training."
+)
 _SRGB_OUTPUT = "renderer.outputEncoding=THREE.sRGBEncoding;"
 """Without it trimesh's viewer shows linear light as if it were sRGB: dark and oversaturated."""
 _STYLE = """

@@ -173,7 +173,7 @@ def test_a_model_generates_reconstructs_and_is_scored(config, render, reconstruc
     assert meshes["peer"]["chamfer"]["mean"] < 0.05  # the ball; what remains is the distance of random points
     assert set(report(settings.out)["methods"]) >= {"tiny", "peer", "input-copied"}
     notes = "\n".join(json.loads((settings.out / "benchmark.json").read_text())["notes"])
-    assert "tiny: trained on toy cars only" in notes
+    assert "tiny: trained on toy cars and toy furniture only" in notes
     assert re.search(r"tiny: [\d.]+ GB of memory", notes)
     fits = {row["value"] for row in report(settings.out)["rows"] if row["metric"] == "camera-fit"}
     assert fits == {5.0}  # pixels: the length of (3, 4)

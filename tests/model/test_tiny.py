@@ -49,7 +49,7 @@ def bundled():
 
 def test_the_bundled_weights_are_small_and_safe(bundled):
     files = [path for path in tiny.FOLDER.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".txt"}
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".png"}
     assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 24 * MEGABYTES
     assert all(p.dtype == torch.float32 for p in weights(bundled.components).split(1 << 20))
 
