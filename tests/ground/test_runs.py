@@ -462,12 +462,21 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path):
 
 
 def test_a_lock_that_is_let_go_within_a_moment_is_waited_for(tmp_path):
+    happened = []
     with open(tmp_path / ".lock", "a+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        letting_go = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
+
+        def let_go():
+            happened.append("let go")
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+        letting_go = threading.Timer(0.3, let_go)
         letting_go.start()
         with runs.lock(tmp_path):
-            letting_go.join()
+            happened.append("locked")
+            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+        letting_go.join()
+    assert happened == ["let go", "locked"]
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
