@@ -11,10 +11,10 @@ another training of it: seeds take them in turns.
 
 --train-small makes all that is needed by the project's own commands: clips whose cameras pan, zoom or stand
 still, curated; an autoencoder and an image-to-video model on all of them; and for each seed a LoRA on those
-that each camera preset selects. By estimate under an hour with --jobs 2 on two cores; on a GPU there are more
-clips, and trainings are longer.
+that each camera preset selects. About an hour with --jobs 2 on two cores; on a GPU there are more clips, and
+trainings are longer.
 
-Writes OUT/study.json, study.md and index.html, with frames; running it again resumes.
+Writes OUT/study.json, study.md, strips.png of frames, and index.html with both; running it again resumes.
 """
 
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false
@@ -249,7 +249,7 @@ def summarize(study: Study) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything for --train-small. As it stands: under an hour on two CPU cores."""
+    """How much of everything for --train-small. As it stands: about an hour on two CPU cores."""
 
     families: tuple[str, ...] = families.TRAINED
     objects: int = 320
@@ -261,7 +261,7 @@ class Plan:
     """Clips of other objects, whose first frames are the pictures."""
     autoencoder_steps: int = 1000
     base_steps: int = 3000
-    lora_steps: int = 150
+    lora_steps: int = 450
     seeds: int = 3
     """Of LoRAs, and of the noise that they make videos of."""
     sampling_steps: int = 12
@@ -587,18 +587,27 @@ def small_markdown(found: Mapping[str, Any]) -> str:
 
 
 def write_page(study: Study, found: Mapping[str, Any], report: str) -> None:
-    """OUT/index.html: the report, and frames of the videos of the first pictures."""
+    """OUT/index.html: the report, and frames of some videos; OUT/strips.png: the frames."""
     parts = [as_html(block) for block in report.split("\n\n")]
     parts.append(f"<h2>Videos of the first {SHOWN} pictures, with the first seed</h2>")
-    for number, name in enumerate(found["pictures"][:SHOWN]):
-        rows = [page.thumbnails(frames_of(study.config(arm, 0).out / name)) for arm in study.arms]
-        picture = base64.b64encode(page.stacked(rows)).decode("ascii")
+    shown = [strips(study, name) for name in found["pictures"][:SHOWN]]
+    for number, (name, seen) in enumerate(zip(found["pictures"], shown, strict=False)):
+        picture = base64.b64encode(page.stacked([seen])).decode("ascii")
         kinds = ", ".join(f"{arm}: {found['videos'][arm][0][number]['kind']}" for arm in study.arms)
         parts.append(
             f"<figure><figcaption>{escape(name)}, from top to bottom {escape(kinds)}</figcaption>"
             f'<img alt="frames of {escape(name)}" src="data:image/png;base64,{picture}"></figure>'
         )
     runs.write_file(study.out / "index.html", page.document("What camera-motion LoRAs do", parts))
+    shown += [np.full_like(shown[0], 255)] * (len(shown) % 2)
+    pairs = zip(shown[::2], shown[1::2], strict=True)
+    runs.write_file(study.out / "strips.png", page.stacked([np.concatenate(pair, axis=1) for pair in pairs]))
+
+
+def strips(study: Study, name: str) -> np.ndarray:
+    """Frames [h, w, 3] of the videos of a picture with the first seed, a row for each arm."""
+    folders = [study.config(arm, 0).out / name for arm in study.arms]
+    return np.concatenate([page.thumbnails(frames_of(folder)) for folder in folders])
 
 
 def as_html(block: str) -> str:

@@ -116,6 +116,9 @@ def test_the_effect_of_a_lora_is_found_and_of_one_without_weight_there_is_none(s
     assert "- zoom may do nothing of what it is for:" in text
     assert "- static does the opposite of what it is for:" in text
     assert (study.out / "study.md").read_text() == text
+    strips = images.read(study.out / "strips.png")
+    assert len(strips) == 2 * len(script.strips(study, "0")), "three pictures, two side by side"
+    assert strips[-1, -1].min() == 255
     page = (study.out / "index.html").read_text()
     assert page.count("<img") == 3
     assert page.count("<table>") == 3
@@ -179,7 +182,7 @@ def test_loras_differ_in_their_clips_and_seeds_alone(script, tmp_path):
     assert not small.base().tells_motion
     assert small.study().motion == "unknown"
     assert small.study().loras["static"] == [
-        str(tmp_path / f"loras/static-{seed}/checkpoints/step-150") for seed in range(3)
+        str(tmp_path / f"loras/static-{seed}/checkpoints/step-450") for seed in range(3)
     ]
 
 
