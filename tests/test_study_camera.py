@@ -35,7 +35,7 @@ def quick(script, tmp_path_factory):
         patch.delitem(script.PRESETS, "zoom")
         patch.setattr(train.page, "write", lambda run: run)  # takes a second; told by tests of its own
         script.train_small(small, jobs=1)
-        yield small, script.report(small.study(), small, jobs=1)
+        yield small, script.report(script.of_small(small), small, jobs=1)
 
 
 def filmed(*, right=0.0, into=0.0, seed=0, count=8):
@@ -180,8 +180,8 @@ def test_loras_differ_in_their_clips_and_seeds_alone(script, tmp_path):
     assert (first.p_mean, first.p_std) == (small.base().p_mean, small.base().p_std)
     assert not first.tells_motion
     assert not small.base().tells_motion
-    assert small.study().motion == "unknown"
-    assert small.study().loras["static"] == [
+    assert script.of_small(small).motion == "unknown"
+    assert script.of_small(small).loras["static"] == [
         str(tmp_path / f"loras/static-{seed}/checkpoints/step-450") for seed in range(3)
     ]
 
@@ -225,4 +225,4 @@ def test_a_small_study_is_made_from_nothing_and_again_in_no_time(script, quick, 
             lambda *_, **__: pytest.fail("made again"),
         )
     script.train_small(small, jobs=1)
-    assert script.report(small.study(), small, jobs=1) == text
+    assert script.report(script.of_small(small), small, jobs=1) == text
