@@ -34,7 +34,17 @@ import torch
 from studies import moving_cameras
 from studies.camera_flow import watch
 from studies.camera_model import GPU_PLAN, PRESETS, QUICK, Plan, Small, film, selected, train_small
-from studies.common import as_table, bold, certain, check, each_of, estimate, last_checkpoint, told
+from studies.common import (
+    as_table,
+    bold,
+    certain,
+    check,
+    each_of,
+    estimate,
+    last_checkpoint,
+    told,
+    two_columns,
+)
 
 from svd3d import console, images, runs
 from svd3d import video as videos
@@ -295,9 +305,7 @@ def write_page(study: Study, found: Mapping[str, Any], report: str) -> None:
             f'<img alt="frames of {escape(name)}" src="data:image/png;base64,{picture}"></figure>'
         )
     runs.write_file(study.out / "index.html", page.document("What camera-motion LoRAs do", parts))
-    shown += [np.full_like(shown[0], 255)] * (len(shown) % 2)
-    pairs = zip(shown[::2], shown[1::2], strict=True)
-    runs.write_file(study.out / "strips.png", page.stacked([np.concatenate(pair, axis=1) for pair in pairs]))
+    runs.write_file(study.out / "strips.png", two_columns(shown))
 
 
 def strips(study: Study, name: str) -> np.ndarray:

@@ -14,8 +14,8 @@ repeats all but the data, from the first weights on. On the way, views of held-o
 scored: procedural ones, half of them of families that no stage has seen, where there are such; with --real
 also objects of somebody else: sample folders of `svd3d render`, or 3-D files, which are rendered first.
 
-Writes OUT/study.json, study.md, study.svg and study.png; running it again resumes. It works on CPUs, with one
-thread for each of --jobs processes, and needs 4 GB of disk.
+Writes OUT/study.json, study.md, study.svg, study.png and strips.png of samples; running it again resumes. It
+works on CPUs, with one thread for each of --jobs processes, and needs 4 GB of disk.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from objects import families
 from studies.common import (
     SCRIPTS,
     Estimate,
+    Given,
     as_table,
     bold,
     certain,
@@ -44,6 +45,7 @@ from studies.common import (
     learn,
     script,
     told,
+    two_columns,
 )
 
 from render import run as render
@@ -52,6 +54,7 @@ from svd3d import console, evaluate, generate, runs, sample
 from svd3d.cameras import DEFAULT_VIEWS
 from svd3d.config import plain, read_recipe
 from svd3d.errors import Svd3dError, require
+from svd3d.metrics import page
 from svd3d.metrics.report import Row, by_object
 from svd3d.model import checkpoints, saving, tiny
 from svd3d.settings import CacheConfig, EvaluateConfig, GenerateConfig, TrainConfig
@@ -73,6 +76,8 @@ COLOURS = {"video": "#0072b2", "image": "#d55e00", "none": "#009e73"}
 """Told apart by colour-blind people too (Okabe and Ito)."""
 PAIRS = {"video - image": "#cc79a7", "image - none": "#e69f00", "video - none": "#56b4e9"}
 """Of starts that are compared, in other colours of theirs."""
+SHOWN = 4
+"""Objects of each group whose samples are in strips.png."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +256,11 @@ def real_orbits(real: Path, out: Path) -> list[Path]:
     return sample.find(out)
 
 
-def spread(folders: Sequence[Path], count: int) -> list[Path]:
+def spread(given: Sequence[Given], count: int) -> list[Given]:
     """At most so many, evenly from the first to the last."""
-    if len(folders) <= count:
-        return list(folders)
-    return [folders[place] for place in np.linspace(0, len(folders) - 1, count).round().astype(int)]
+    if len(given) <= count:
+        return list(given)
+    return [given[place] for place in np.linspace(0, len(given) - 1, count).round().astype(int)]
 
 
 def make_starts(folder: Path, *, seed: int) -> None:
@@ -327,6 +332,7 @@ def summarize(chains: Sequence[Chain]) -> dict[str, Any]:
         prior: [[read_report(chain.scores(prior, step=step)) for chain in chains] for step in steps]
         for prior in PRIORS
     }
+    losses = {prior: held_out_loss(chains, prior) for prior in PRIORS}
     one = reports["none"][0][0]
     names = sorted(one[COPIED]["psnr"])
     groups = {
@@ -338,7 +344,10 @@ def summarize(chains: Sequence[Chain]) -> dict[str, Any]:
         "steps": steps,
         "parameters": sum(each.numel() for each in tiny.unet().parameters()),
         "pretraining": {prior: spent(chains, prior) for prior in PRIORS},
-        "held_out_loss": {prior: held_out_loss(chains, prior) for prior in PRIORS},
+        "held_out_loss": {
+            "of": {prior: [estimate(each) for each in by_step] for prior, by_step in losses.items()},
+            "ahead": differences(losses),
+        },
         "groups": {
             group: {"objects": chosen, **{metric: compare(reports, metric, chosen) for metric in DIGITS}}
             for group, chosen in groups.items()
@@ -365,15 +374,20 @@ def compare(
         "by_seed": {
             prior: [each.mean(axis=1).tolist() for each in by_step] for prior, by_step in values.items()
         },
-        "ahead": {
-            pair: [
-                estimate(ours - theirs)
-                for ours, theirs in zip(*(values[prior] for prior in pair.split(" - ")), strict=True)
-            ]
-            for pair in PAIRS
-        },
+        "ahead": differences(values),
         COPIED: estimate(copied),
         "ahead_of_copied": {prior: estimate(by_step[-1] - copied) for prior, by_step in values.items()},
+    }
+
+
+def differences(values: Mapping[str, Sequence[np.ndarray]]) -> dict[str, list[Estimate]]:
+    """Of pairs of priors by step, from numbers [seeds, objects] by prior and step."""
+    return {
+        pair: [
+            estimate(ours - theirs)
+            for ours, theirs in zip(*(values[prior] for prior in pair.split(" - ")), strict=True)
+        ]
+        for pair in PAIRS
     }
 
 
@@ -400,12 +414,12 @@ def frames_seen(config: TrainConfig) -> int:
     return config.max_train_steps * config.train_batch_size * (config.num_views or CLIP_FRAMES)
 
 
-def held_out_loss(chains: Sequence[Chain], prior: str) -> list[Estimate]:
-    """At each milestone, over seeds."""
+def held_out_loss(chains: Sequence[Chain], prior: str) -> list[np.ndarray]:
+    """At each milestone, [seeds, 1]."""
     milestones = chains[0].plan.milestones
     lines = [runs.read_lines(chain.folder / prior / saving.METRICS) for chain in chains]
     losses = [{line["step"]: line["validation_loss"] for line in of_seed} for of_seed in lines]
-    return [estimate(np.array([[of_seed[step]] for of_seed in losses])) for step in milestones]
+    return [np.array([[of_seed[step]] for of_seed in losses]) for step in milestones]
 
 
 def figure(found: Mapping[str, Any]) -> Any:
@@ -480,7 +494,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         parts.append("Real objects: not computed, because --real was not given.")
     parts.append(NOT_COMPUTED)
     rows = [["prior, after steps", *map(str, steps[1:])]]
-    rows += [[prior, *(told(each, 4) for each in values)] for prior, values in found["held_out_loss"].items()]
+    for prior, values in found["held_out_loss"]["of"].items():
+        rows.append([prior, *(told(each, 3) for each in values)])
+    for pair, values in found["held_out_loss"]["ahead"].items():
+        rows.append([pair, *(bold(each, 3) for each in values)])
     return "\n\n".join([*parts, "## Held-out loss", as_table(rows), CAVEATS])
 
 
@@ -488,7 +505,8 @@ NOT_COMPUTED = """\
 LPIPS and CLIP-S: not computed, because on a CPU their networks would take longer than all the rest. All views
 are kept: `svd3d evaluate --pred OUT/seed-0/video/scored-N/views --ref OUT/data/truth --out SCORES`."""
 CAVEATS = """\
-Intervals of the loss are over seeds.
+Intervals of the loss are over seeds. It is of one step, with the noise drawn anew for each seed but not for
+each start: lower does not mean better samples.
 
 ## How far this reaches
 
@@ -504,6 +522,20 @@ Stages take the recipes configs/tiny/image.yaml and video.yaml, which differ in 
 The start without a prior had no pretraining, so it had less compute. Its layers between frames are random, as
 in the paper; those of the image prior change nothing at first.
 """
+
+
+def strips(first: Chain, found: Mapping[str, Any]) -> bytes:
+    """A PNG of some objects of each group, none of them chosen.
+
+    Of each the true views, and below them samples of each start after all steps of the first seed.
+    """
+    last = first.plan.milestones[-1]
+    rows = [first.out / "data/truth"]
+    rows += [first.scores(prior, step=last).parent / "views" for prior in PRIORS]
+    names = [name for each in found["groups"].values() for name in spread(each["objects"], SHOWN)]
+    return two_columns(
+        [np.concatenate([page.thumbnails(sample.read(row / name).images) for row in rows]) for name in names]
+    )
 
 
 def verdict(pair: str, difference: Estimate) -> str:
@@ -530,6 +562,7 @@ def study(out: Path, plan: Plan, *, jobs: int) -> dict[str, Any]:
     for kind in ("svg", "png"):
         with runs.atomic_file(out / f"study.{kind}") as path:
             drawn.savefig(path, format=kind, dpi=130)
+    runs.write_file(out / "strips.png", strips(chains[0], found))
     runs.write_file(out / "study.md", markdown(found))
     runs.write_json(out / "study.json", found)
     return found

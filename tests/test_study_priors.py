@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from svd3d import train
+from svd3d import images, sample, train
 from svd3d.metrics.report import Row
 from svd3d.model import checkpoints, tiny
 from svd3d.model.checkpoints import STILL
@@ -97,7 +97,7 @@ def found(script, chain, monkeypatch):
     )
     monkeypatch.setattr(script, "spent", lambda chains, prior: {"frames": 42, "seconds": 1.0})
     monkeypatch.setattr(
-        script, "held_out_loss", lambda chains, prior: [script.estimate(np.array([[0.4], [0.6]]))]
+        script, "held_out_loss", lambda chains, prior: [np.array([[0.4], [0.6]]) - gains[prior] / 10]
     )
     plan = dataclasses.replace(script.Plan(), seeds=2, milestones=(40,))
     return script.summarize([script.Chain(chain.out, plan, seed) for seed in range(2)])
@@ -146,3 +146,32 @@ def test_the_figure_has_the_scores_above_and_the_differences_below(script, found
     np.testing.assert_allclose(lines["prior: video"].get_ydata(), [17.5, 19.5])
     bars = [each for each in axes if each.get_ylabel().startswith("PSNR ahead")]
     np.testing.assert_allclose(bars[0].containers[0].lines[0].get_ydata(orig=False), [0.5, 1.0])
+
+
+def test_the_held_out_loss_is_compared_seed_by_seed(script, found):
+    losses = found["held_out_loss"]
+    assert losses["of"]["video"][0]["mean"] == pytest.approx(0.3)
+    (ahead,) = losses["ahead"]["video - image"]
+    assert ahead["interval"] == pytest.approx([-0.05, -0.05])
+    assert "| video - image | **-0.050 [-0.050, -0.050]** |" in script.markdown(found)
+
+
+def test_strips_show_true_views_above_the_samples_of_each_start(script, chain, make_sample):
+    """Of three objects; each picture is of an own grey."""
+    groups = {"procedural": ["procedural-a", "procedural-b"], "real": ["real-c"]}
+    names = [name for each in groups.values() for name in each]
+    folders = [chain.out / "data/truth"]
+    folders += [chain.scores(prior, step=320).parent / "views" for prior in script.PRIORS]
+    greys = 10 + 10 * np.arange(12).reshape(3, 4)
+    for name, of_object in zip(names, greys, strict=True):
+        for folder, grey in zip(folders, of_object, strict=True):
+            plain = make_sample()
+            views = np.full_like(plain.images, 255)
+            views[..., :3] = grey
+            sample.write(dataclasses.replace(plain, uid=name, images=views), folder / name)
+    found = {"groups": {group: {"objects": objects} for group, objects in groups.items()}}
+    shown = images.decode_rgb(script.strips(chain, found), where="strips")
+    height, width = shown.shape[0] // 8, shown.shape[1] // 2
+    cells = shown[height // 2 :: height, width // 2 :: width, 0]
+    np.testing.assert_array_equal(cells[:, 0], [*greys[0], *greys[2]])
+    np.testing.assert_array_equal(cells[:, 1], [*greys[1], 255, 255, 255, 255])

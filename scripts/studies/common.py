@@ -14,6 +14,7 @@ from scipy import stats
 
 from svd3d import cache, console, train
 from svd3d.errors import InputError
+from svd3d.metrics import page
 from svd3d.model import saving
 from svd3d.settings import CacheConfig, TrainConfig
 
@@ -130,3 +131,10 @@ def as_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of which the first row is the heading."""
     lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def two_columns(pictures: Sequence[np.ndarray]) -> bytes:
+    """A PNG of pictures [h, w, 3] of one size, in reading order."""
+    blank = [np.full_like(pictures[0], 255)] * (len(pictures) % 2)
+    every = [*pictures, *blank]
+    return page.stacked([np.concatenate(pair, axis=1) for pair in zip(every[::2], every[1::2], strict=True)])
