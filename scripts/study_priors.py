@@ -505,8 +505,8 @@ NOT_COMPUTED = """\
 LPIPS and CLIP-S: not computed, because on a CPU their networks would take longer than all the rest. All views
 are kept: `svd3d evaluate --pred OUT/seed-0/video/scored-N/views --ref OUT/data/truth --out SCORES`."""
 CAVEATS = """\
-Intervals of the loss are over seeds. It is of one step, with the noise drawn anew for each seed but not for
-each start: lower does not mean better samples.
+Intervals of the loss are over seeds. It is of single denoising steps, with noise of its own for each seed and
+the same for each start: lower does not mean better samples.
 
 ## How far this reaches
 
